@@ -1,0 +1,177 @@
+//! The `[ingest]` table of an experiment: what was written, with its defaults.
+
+use serde::{Deserialize, Serialize};
+
+/// `[ingest]`: which music, which vocabulary, which samples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct IngestConfig {
+    /// Where the MIDI files come from.
+    pub source: SourceConfig,
+    /// Which vocabulary they are written in.
+    pub tokenizer: TokenizerConfig,
+    /// How songs fall into train, valid and test.
+    #[serde(default)]
+    pub split: SplitConfig,
+    /// Which songs are taken.
+    #[serde(default)]
+    pub filter: FilterConfig,
+    /// How training samples are drawn.
+    #[serde(default)]
+    pub sample: SampleConfig,
+    /// Files in one unit of work; a unit is one shard a split.
+    #[serde(default = "defaults::files_per_unit")]
+    pub files_per_unit: usize,
+    /// The largest share of unreadable files that is accepted, 0 to 1.
+    #[serde(default = "defaults::max_bad_fraction")]
+    pub max_bad_fraction: f64,
+    /// The largest MIDI file that is read, in bytes; larger ones are rejected.
+    #[serde(default = "defaults::max_file_bytes")]
+    pub max_file_bytes: u64,
+}
+
+/// `[ingest.source]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum SourceConfig {
+    /// The built-in composer: no data set needed.
+    #[serde(rename_all = "kebab-case")]
+    Synth {
+        /// How many songs.
+        songs: usize,
+    },
+    /// Every `.mid` and `.midi` file below a folder.
+    #[serde(rename_all = "kebab-case")]
+    Folder {
+        /// The folder: a path or a `file://` URL.
+        uri: String,
+    },
+    /// Every MIDI file in a `.tar` or `.tar.gz` archive.
+    #[serde(rename_all = "kebab-case")]
+    Archive {
+        /// The archive: a path, or a `file://`, `http://` or `https://` URL.
+        uri: String,
+    },
+}
+
+/// `[ingest.tokenizer]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum TokenizerConfig {
+    /// A tokenizer in MidiTok's file format.
+    #[serde(rename_all = "kebab-case")]
+    File {
+        /// Its path.
+        path: String,
+    },
+    /// Learn the byte-pair merges from the training songs of the source.
+    #[serde(rename_all = "kebab-case")]
+    Learn {
+        /// Size of the vocabulary to learn, base tokens included.
+        vocabulary: usize,
+        /// At most this many songs are read to learn from.
+        #[serde(default = "defaults::learn_songs")]
+        songs: usize,
+    },
+}
+
+/// `[ingest.split]`: shares of songs, decided by a hash of the song's identity.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct SplitConfig {
+    /// Share of the songs held out for validation, 0 to 1.
+    pub valid: f64,
+    /// Share of the songs held out for evaluation, 0 to 1.
+    pub test: f64,
+    /// What makes two files the same song.
+    pub identity: IdentityConfig,
+}
+
+impl Default for SplitConfig {
+    fn default() -> Self {
+        SplitConfig { valid: 0.05, test: 0.1, identity: IdentityConfig::Content }
+    }
+}
+
+/// `[ingest.split.identity]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum IdentityConfig {
+    /// Files with the same notes are the same song, whatever their bytes.
+    Content,
+    /// Files whose path gives the same text for the pattern's first group are the same song;
+    /// a path that does not match stands for itself.
+    #[serde(rename_all = "kebab-case")]
+    Path {
+        /// A regular expression with one group, for example `POP909/(\d+)/`.
+        pattern: String,
+    },
+}
+
+/// `[ingest.filter]`: songs outside are skipped, with the reason in the songs table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct FilterConfig {
+    /// Fewest bars of a song.
+    pub min_bars: usize,
+    /// A song must have more notes than this, all tracks together.
+    pub min_notes: usize,
+}
+
+impl Default for FilterConfig {
+    fn default() -> Self {
+        FilterConfig { min_bars: 8, min_notes: 100 }
+    }
+}
+
+/// `[ingest.sample]`: how a training sample is drawn from a song.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct SampleConfig {
+    /// Samples drawn from each training song.
+    pub passes: u32,
+    /// Samples drawn from each validation song.
+    pub valid_passes: u32,
+    /// The longest sample, in tokens of the final encoding.
+    pub context_tokens: usize,
+    /// Smallest and largest share of the tracks that a sample keeps.
+    pub track_share: [f64; 2],
+    /// Pitch is shifted by up to this many semitones, both ways.
+    pub max_pitch_shift: i8,
+    /// Velocity is shifted by up to this much, both ways.
+    pub max_velocity_shift: i8,
+    /// Numbers of bars that may be infilled, drawn uniformly.
+    pub bars: Vec<usize>,
+    /// The infilled section has at least this share of the track's bars, drawn from the range.
+    pub bar_share: [f64; 2],
+}
+
+impl Default for SampleConfig {
+    fn default() -> Self {
+        SampleConfig {
+            passes: 4,
+            valid_passes: 1,
+            context_tokens: 2048,
+            track_share: [0.4, 1.0],
+            max_pitch_shift: 6,
+            max_velocity_shift: 2,
+            bars: vec![1, 2, 4, 8],
+            bar_share: [0.1, 0.4],
+        }
+    }
+}
+
+mod defaults {
+    pub(super) fn files_per_unit() -> usize {
+        128
+    }
+    pub(super) fn max_bad_fraction() -> f64 {
+        0.1
+    }
+    pub(super) fn max_file_bytes() -> u64 {
+        8 << 20
+    }
+    pub(super) fn learn_songs() -> usize {
+        2000
+    }
+}

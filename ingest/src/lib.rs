@@ -1,0 +1,8 @@
+//! Files in, tokens out: scores, the tokenizer, training samples, shards, sources, the object store,
+//! and how every job of the pipeline runs.
+//!
+//! Nothing here needs libtorch; `train`, `eval` and `launch` build on this crate.
+
+pub mod config;
+pub mod job;
+pub mod score;

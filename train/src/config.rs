@@ -1,0 +1,115 @@
+//! The `[train.<model>]` tables of an experiment: what was written, with its defaults.
+
+use serde::{Deserialize, Serialize};
+
+/// `[train.<model>]`: one model and how it is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct TrainConfig {
+    /// The network's shape.
+    pub model: ModelConfig,
+    /// Sequences in one optimiser step, over all ranks.
+    #[serde(default = "defaults::global_batch")]
+    pub global_batch: usize,
+    /// Sequences in one forward and backward pass; gradients of several are added up to a global batch.
+    /// The whole global batch in one pass if left out.
+    #[serde(default)]
+    pub micro_batch: Option<usize>,
+    /// Optimiser steps.
+    pub steps: u64,
+    /// The learning rate over the run.
+    #[serde(default)]
+    pub schedule: ScheduleConfig,
+    /// AdamW.
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    /// When checkpoints are written and how many stay.
+    #[serde(default)]
+    pub checkpoint: CheckpointConfig,
+    /// Steps between two log lines.
+    #[serde(default = "defaults::log_every_steps")]
+    pub log_every_steps: u64,
+    /// Steps between two passes over the validation split; never if left out.
+    #[serde(default)]
+    pub valid_every_steps: Option<u64>,
+    /// Threads of the process; all cores if left out.
+    #[serde(default)]
+    pub threads: Option<usize>,
+}
+
+/// `[train.<model>.model]`: the shape of an RWKV-7 network. The vocabulary's size comes from the data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Blocks (L).
+    pub layers: usize,
+    /// Width (D), a multiple of 64.
+    pub width: usize,
+}
+
+/// `[train.<model>.schedule]`: linear warm-up, then a cosine from `lr` to `lr-final`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct ScheduleConfig {
+    /// Learning rate after the warm-up.
+    pub lr: f64,
+    /// Learning rate at the last step.
+    pub lr_final: f64,
+    /// Steps of warm-up, from 1 % to 100 % of the rate.
+    pub warmup_steps: u64,
+}
+
+impl Default for ScheduleConfig {
+    fn default() -> Self {
+        ScheduleConfig { lr: 1e-3, lr_final: 1e-4, warmup_steps: 10 }
+    }
+}
+
+/// `[train.<model>.optimizer]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct OptimizerConfig {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay of the matrices.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this global L2 norm.
+    pub clip_norm: f64,
+    /// Weight of the L2Wrap penalty on the largest logit.
+    pub l2wrap: f64,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        OptimizerConfig { beta1: 0.9, beta2: 0.99, epsilon: 1e-18, weight_decay: 0.1, clip_norm: 1.0, l2wrap: 1e-4 }
+    }
+}
+
+/// `[train.<model>.checkpoint]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct CheckpointConfig {
+    /// Steps between two checkpoints; the last step always has one.
+    pub every_steps: u64,
+    /// Checkpoints that stay, at least 2.
+    pub keep: usize,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        CheckpointConfig { every_steps: 500, keep: 2 }
+    }
+}
+
+mod defaults {
+    pub(super) fn global_batch() -> usize {
+        16
+    }
+    pub(super) fn log_every_steps() -> u64 {
+        10
+    }
+}
