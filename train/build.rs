@@ -1,1 +1,2 @@
+//! Links libtorch.
 fn main() {}
