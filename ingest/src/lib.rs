@@ -6,3 +6,5 @@
 pub mod config;
 pub mod job;
 pub mod score;
+pub mod shard;
+pub mod store;

@@ -72,9 +72,7 @@ impl Experiment {
         };
         let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if name.is_empty() || name.len() > 40 || !name.chars().all(fits) {
-            return Err(Error::mismatch(format!(
-                "`name` is `{name}`; it must be 1 to 40 letters, digits, `-` or `_`"
-            )));
+            return Err(Error::mismatch(format!("`name` is `{name}`; it must be 1 to 40 letters, digits, `-` or `_`")));
         }
         let seed = match table.get("seed") {
             None => 0,
