@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod job;
+pub mod reject;
 pub mod score;
 pub mod shard;
 pub mod store;

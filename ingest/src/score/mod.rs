@@ -1,6 +1,13 @@
 //! A score as the tokenizer needs it: tracks of notes, tempos, time signatures, and the times of the
 //! few other events that stretch a track's end.
 
+pub mod bars;
+pub mod grid;
+mod preprocess;
+pub mod smf;
+
+pub use preprocess::preprocess;
+
 /// A time in ticks; how long a tick is, the score's `ticks_per_quarter` says.
 pub type Tick = i64;
 
@@ -71,4 +78,62 @@ pub struct TimeSignature {
     pub numerator: u8,
     /// The note value of a beat: 4 is a quarter, 8 an eighth.
     pub denominator: u8,
+}
+
+impl Score {
+    /// Tick of the end of the last event of any kind; 0 for an empty score.
+    pub fn end(&self) -> Tick {
+        let tracks = self.tracks.iter().map(Track::end).max();
+        tracks.unwrap_or(0).max(self.global_ticks().max().unwrap_or(0))
+    }
+
+    /// Tick of the last onset of anything, taking the last element of each list for the latest; 0 for an
+    /// empty score.
+    pub fn last_onset(&self) -> Tick {
+        let last = |ticks: &[Tick]| ticks.last().copied();
+        let of_track = |track: &Track| {
+            let note = track.notes.last().map(|note| note.tick);
+            note.max(last(&track.control_ticks)).max(last(&track.bend_ticks)).max(last(&track.lyric_ticks))
+        };
+        let tracks = self.tracks.iter().filter_map(of_track).max();
+        let tempo = self.tempos.last().map(|tempo| tempo.tick);
+        let metre = self.time_signatures.last().map(|signature| signature.tick);
+        let rest = tempo.max(metre).max(last(&self.key_ticks)).max(last(&self.marker_ticks));
+        tracks.max(rest).unwrap_or(0).max(0)
+    }
+
+    /// Notes of all tracks together.
+    pub fn note_count(&self) -> usize {
+        self.tracks.iter().map(|track| track.notes.len()).sum()
+    }
+
+    fn global_ticks(&self) -> impl Iterator<Item = Tick> {
+        let tempos = self.tempos.iter().map(|tempo| tempo.tick);
+        let metres = self.time_signatures.iter().map(|signature| signature.tick);
+        tempos.chain(metres).chain(self.key_ticks.iter().copied()).chain(self.marker_ticks.iter().copied())
+    }
+}
+
+impl Track {
+    /// Whether it holds nothing at all.
+    pub fn is_empty(&self) -> bool {
+        self.notes.is_empty()
+            && self.control_ticks.is_empty()
+            && self.bend_ticks.is_empty()
+            && self.pedals.is_empty()
+            && self.lyric_ticks.is_empty()
+    }
+
+    /// Tick of the end of its last event; 0 if it holds nothing.
+    pub fn end(&self) -> Tick {
+        let notes = self.notes.iter().map(|note| note.tick + note.duration);
+        let pedals = self.pedals.iter().map(|(tick, duration)| tick + duration);
+        let points = [&self.control_ticks, &self.bend_ticks, &self.lyric_ticks].into_iter().flatten().copied();
+        notes.chain(pedals).chain(points).max().unwrap_or(0)
+    }
+
+    /// The program as the vocabulary counts it: −1 for drums.
+    pub fn program_or_drums(&self) -> i16 {
+        if self.is_drum { -1 } else { i16::from(self.program) }
+    }
 }
