@@ -9,3 +9,4 @@ pub mod reject;
 pub mod score;
 pub mod shard;
 pub mod store;
+pub mod token;
