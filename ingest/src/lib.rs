@@ -6,6 +6,7 @@
 pub mod config;
 pub mod job;
 pub mod reject;
+pub mod sample;
 pub mod score;
 pub mod shard;
 pub mod store;

@@ -7,6 +7,7 @@ mod records;
 
 use std::path::{Path, PathBuf};
 
+use midi_ingest::sample::{allowed_pitch_offsets, augment};
 use midi_ingest::score::smf;
 use midi_ingest::token::vocabulary::Token;
 use midi_ingest::token::{Grid, Tokenizer, decode};
@@ -111,6 +112,51 @@ fn golden_decoding() {
             }
             let kind = if clean { "clean" } else { "corrupted" };
             golden::report(&format!("{name} decoding of {kind} sequences"), all, &different);
+        }
+    }
+}
+
+#[test]
+fn golden_augmentation() {
+    #[derive(serde::Deserialize)]
+    struct Record {
+        file: String,
+        /// Pitch, velocity, duration.
+        offsets: [i16; 3],
+        allowed_pitch_offsets: Vec<i16>,
+        #[serde(default)]
+        tracks: Vec<records::TrackTokens>,
+        #[serde(default)]
+        error: Option<String>,
+    }
+    let Some(family) = golden::family("tokenizer") else { return };
+    let tokenizer = published("tokenizer_with_acs.json", &family);
+    for set in golden::sets(&family) {
+        let name = records::set_name(&set);
+        let mut midis = Midis::of(&set);
+        let (mut all, mut different) = (0, Vec::new());
+        for record in records::read::<Record>(&set.join("augment.jsonl.gz")) {
+            let Some(bytes) = midis.bytes(&record.file) else { continue };
+            all += 1;
+            let score = smf::read(&bytes).unwrap_or_else(|e| panic!("{}: {e}", record.file));
+            let shifted = augment(&score, record.offsets[0], record.offsets[1]);
+            let same = match shifted.and_then(|score| Grid::of(&score)?.encode()) {
+                Err(_) => record.error.is_some(),
+                Ok(tracks) => {
+                    allowed_pitch_offsets(&score, -6..=6) == record.allowed_pitch_offsets
+                        && tracks.len() == record.tracks.len()
+                        && tracks.iter().zip(&record.tracks).all(|(got, expected)| {
+                            let ids = tokenizer.as_ref().map(|tokenizer| tokenizer.encode(got));
+                            got.ids == expected.base && ids.is_none_or(|ids| ids == expected.bpe)
+                        })
+                }
+            };
+            if !same {
+                different.push(record.file);
+            }
+        }
+        if all > 0 {
+            golden::report(&format!("{name} augmentation"), all, &different);
         }
     }
 }
