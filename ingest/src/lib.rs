@@ -8,4 +8,5 @@ pub mod job;
 pub mod reject;
 pub mod score;
 pub mod shard;
+pub mod source;
 pub mod store;
