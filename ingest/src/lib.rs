@@ -10,3 +10,4 @@ pub mod score;
 pub mod shard;
 pub mod source;
 pub mod store;
+pub mod token;
