@@ -9,5 +9,6 @@ pub mod reject;
 pub mod sample;
 pub mod score;
 pub mod shard;
+pub mod source;
 pub mod store;
 pub mod token;
