@@ -40,18 +40,20 @@ test: setup
 
 # What the dependencies may be. It is checked where cargo-deny is installed, and without the network: the advisories
 # only where a copy of them was fetched before.
-ADVISORIES := $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs
 deny:
-ifneq ($(shell $(CARGO) deny --version 2>/dev/null),)
-	$(CARGO) deny --offline check bans licenses sources
-ifneq ($(wildcard $(ADVISORIES)/*),)
-	$(CARGO) deny --offline check advisories
-else
-	@echo 'skipped: the advisories of cargo deny, of which there is no copy here'
-endif
-else
-	@echo 'skipped: cargo deny, which is not installed'
-endif
+	@if ! $(CARGO) deny --version >/dev/null 2>&1; then \
+		echo 'skipped: cargo deny, which is not installed'; exit 0; \
+	fi; \
+	if ! $(CARGO) metadata --offline --locked --all-features --format-version 1 >/dev/null 2>&1; then \
+		echo 'skipped: cargo deny, which needs crates of other platforms that were never downloaded (cargo fetch)'; exit 0; \
+	fi; \
+	set -e; \
+	$(CARGO) deny --offline check bans licenses sources; \
+	if ls -d "$${CARGO_HOME:-$$HOME/.cargo}"/advisory-dbs/*/ >/dev/null 2>&1; then \
+		$(CARGO) deny --offline check advisories; \
+	else \
+		echo 'skipped: the advisories of cargo deny, of which there is no copy here'; \
+	fi
 
 clean:
 	$(CARGO) clean
