@@ -297,7 +297,7 @@ fn gibibytes(bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
 
     use super::*;
 
@@ -305,9 +305,12 @@ mod tests {
     fn machine(folder: &Path, version: Option<&str>, variables: &[(&str, &str)]) -> Machine {
         for name in ["midi-ingest", "midi-train", "midi-eval"] {
             let Some(version) = version else { continue };
-            let path = folder.join(name);
-            fs_err::write(&path, format!("#!/bin/sh\necho {name} {version}\n")).expect("writes");
-            fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("sets the mode");
+            let source = folder.join(format!("{name}.sh"));
+            fs_err::write(&source, format!("#!/bin/sh\necho {name} {version}\n")).expect("writes");
+            // Another process writes what will be started, so that no test started meanwhile holds it open.
+            let command = ["-m", "755"];
+            let installed = Command::new("install").args(command).arg(&source).arg(folder.join(name)).status();
+            assert!(installed.expect("install starts").success(), "{name}");
         }
         let libtorch = [("LIBTORCH", folder.to_str().expect("utf-8"))];
         let pairs = libtorch.iter().chain(variables).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));

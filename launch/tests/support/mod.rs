@@ -1,7 +1,6 @@
 //! A folder with the real `midi-rwkv` and stand-ins for the stages' programs beside it.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -24,7 +23,7 @@ impl Sandbox {
         let folder = tempfile::tempdir().expect("temporary folder");
         // A copy, so that the programs that the build put beside the real one are not found.
         fs_err::create_dir(folder.path().join("bin")).expect("makes the folder");
-        fs_err::copy(env!("CARGO_BIN_EXE_midi-rwkv"), folder.path().join("bin/midi-rwkv")).expect("copies");
+        install(Path::new(env!("CARGO_BIN_EXE_midi-rwkv")), &folder.path().join("bin/midi-rwkv"));
         let sandbox = Sandbox { folder };
         fs_err::copy(root().join("configs/demo.toml"), sandbox.path("demo.toml")).expect("copies");
         sandbox
@@ -41,11 +40,11 @@ impl Sandbox {
 
     /// Puts a stand-in for `program` in place: it notes how it was called, then runs the shell lines of `script`.
     pub(crate) fn stage(&self, program: &str, script: &str) {
-        let path = self.path(&format!("bin/{program}"));
         let log = self.path("calls.log");
         let text = format!("#!/bin/sh\necho \"{program} $*\" >> '{}'\n{script}\n", log.display());
-        fs_err::write(&path, text).expect("writes");
-        fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("sets the mode");
+        let source = self.path(&format!("{program}.sh"));
+        fs_err::write(&source, text).expect("writes");
+        install(&source, &self.path(&format!("bin/{program}")));
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -68,6 +67,15 @@ impl Sandbox {
         let text = fs_err::read_to_string(self.path("calls.log")).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
+}
+
+/// Makes `program` a copy of `source` that can be started.
+///
+/// Another process writes it: if this one did, a test that starts a program at the same moment would hand the open file
+/// on for an instant, and the system refuses to start a file that is open for writing.
+fn install(source: &Path, program: &Path) {
+    let installed = Command::new("install").args(["-m", "755"]).arg(source).arg(program).status();
+    assert!(installed.expect("install starts").success(), "{}", program.display());
 }
 
 /// Exit code, standard output and standard error in one text, for snapshots.
