@@ -13,9 +13,6 @@ use tch::{Device, Kind, Tensor, no_grad};
 use crate::autograd::{self, Operator, Outputs};
 use crate::fault;
 
-/// The label of a position that is not a target.
-pub const NO_TARGET: i64 = -100;
-
 /// Logits that are in memory at a time, as a number of f32 values.
 const LOGITS_AT_A_TIME: i64 = 1 << 21;
 
@@ -88,7 +85,7 @@ pub fn logits_gradient(logits: &Tensor, labels: &Tensor, rule: Rule) -> Result<(
     no_grad(|| {
         let weights = Weights::of(rule, labels);
         let terms = Terms::of(logits, labels)?;
-        Ok((terms.gradient(logits, labels, weights), terms.cross_entropy()))
+        Ok((terms.gradient(logits, weights), terms.cross_entropy()))
     })
 }
 
@@ -177,7 +174,7 @@ impl Terms {
         (self.largest.0.square() * &self.is_target).sum(Kind::Double).double_value(&[])
     }
 
-    fn gradient(&self, logits: &Tensor, _labels: &Tensor, weights: Weights) -> Tensor {
+    fn gradient(&self, logits: &Tensor, weights: Weights) -> Tensor {
         let weight = &self.is_target * weights.cross_entropy;
         let mut gradient = (logits - &self.log_sum).exp_() * &weight;
         let _ = gradient.scatter_add_(1, &self.target, &-weight);
@@ -215,7 +212,7 @@ impl Operator for HeadLoss {
             if let Rule::Corrected { .. } = self.rule {
                 squares += terms.squares();
             }
-            let d_logits = terms.gradient(&logits, &labels, weights);
+            let d_logits = terms.gradient(&logits, weights);
             if wants_hidden {
                 d_hidden.push(d_logits.matmul(&head));
             }
@@ -244,6 +241,7 @@ impl Operator for HeadLoss {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::NO_TARGET;
 
     fn leaf(size: &[i64], salt: f64) -> Tensor {
         let n = Tensor::arange(size.iter().product::<i64>(), (Kind::Double, Device::Cpu));
