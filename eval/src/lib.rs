@@ -4,3 +4,4 @@
 //! types that the launcher reads.
 
 pub mod config;
+pub mod metric;
