@@ -5,4 +5,5 @@
 
 pub mod config;
 pub mod metric;
+pub mod results;
 pub mod stats;
