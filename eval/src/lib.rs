@@ -5,5 +5,6 @@
 
 pub mod config;
 pub mod metric;
+pub mod report;
 pub mod results;
 pub mod stats;

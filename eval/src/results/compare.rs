@@ -2,7 +2,8 @@
 //!
 //! Models are compared on the prompts that both answered with a defined value (pairwise deletion), sorted
 //! by prompt id. The compared value is the paper's: CP, F1 and GS themselves, PCHE and the secondary
-//! metrics by their distance to the original's. Differences are improvements, so + is always better.
+//! metrics by their distance to the original's. Differences are improvements, so + is always better; one
+//! below the precision of the metrics is a zero.
 
 use midi_ingest::job::draws::Keyed;
 use midi_ingest::job::exit::Result;
@@ -16,6 +17,9 @@ use crate::stats::wilcoxon::Wilcoxon;
 
 /// The share of resamples inside the intervals of the results.
 pub const LEVEL: f64 = 0.95;
+
+/// How exact the metrics are: the rank test must not rank what rounding makes of equal values.
+const PRECISION: f64 = 1e-12;
 
 /// Compares each pair `[baseline, candidate]` in each metric, pair by pair, and corrects all the p-values
 /// together.
@@ -49,7 +53,8 @@ fn compare_one(
     let paired = ours.iter().filter_map(|(prompt, value)| Some((theirs.get(prompt).copied()??, (*value)?)));
     let (base, cand): (Vec<f64>, Vec<f64>) = paired.unzip();
     let prompts = ours.len() + theirs.keys().filter(|prompt| !ours.contains_key(*prompt)).count();
-    let improvements: Vec<f64> = base.iter().zip(&cand).map(|(&b, &c)| metric.improvement(b, c)).collect();
+    let improvement = |(&b, &c): (&f64, &f64)| Some(metric.improvement(b, c)).filter(|d| d.abs() > PRECISION);
+    let improvements: Vec<f64> = base.iter().zip(&cand).map(|pair| improvement(pair).unwrap_or(0.0)).collect();
     let outcome = Wilcoxon::default().test(&improvements);
     let label = format!("bootstrap/{}/{baseline}/{candidate}", metric.name());
     let interval = bootstrap::interval(&improvements, LEVEL, RESAMPLES, &mut Keyed::new(seed, &label, 0));
@@ -166,6 +171,20 @@ mod tests {
         assert_eq!(rows[0].reason.as_deref(), Some("no prompt has a value from both models"));
         assert_eq!((rows[0].pairs, rows[0].p, rows[0].p_holm, rows[0].low), (0, None, None, None));
         round_trip(&rows);
+    }
+
+    #[test]
+    fn what_rounding_makes_of_equal_values_is_no_difference() {
+        let mut rows = Vec::new();
+        for k in 0..20u32 {
+            let value = 0.1 + f64::from(k) / 100.0;
+            rows.push(row(&format!("p{k}"), "old", "cp", Some(value)));
+            rows.push(row(&format!("p{k}"), "new", "cp", Some(value + f64::EPSILON * f64::from(k % 3))));
+        }
+        let answers = Answers::new(&rows).expect("sound rows");
+        let rows = compare(&answers, &[Metric::ContentPreservation], &[pair("old", "new")], 1).expect("compares");
+        assert_eq!((rows[0].improvement, rows[0].p, rows[0].cohens_d), (Some(0.0), None, Some(0.0)));
+        assert_eq!(rows[0].reason.as_deref(), Some("the models are equal on every prompt"));
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Means, spreads and the paired effect size.
 
+/// A spread below this share of the mean comes from rounding.
+const ROUNDING: f64 = 1e-12;
+
 /// The arithmetic mean; `None` for no values.
 pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
@@ -16,18 +19,14 @@ pub fn standard_deviation(values: &[f64], ddof: usize) -> Option<f64> {
 /// Cohen's d of paired differences: their mean over their standard deviation (ddof 1), "d_z".
 ///
 /// Differences that are all zero have no effect, 0. `None` if there is no spread to measure by: fewer
-/// than two differences, all of them equal but not zero, or one that is not a number. (The paper's
-/// analysis writes 0 in all of these cases, which hides an effect that never fails.)
+/// than two differences, all of them equal (up to rounding) but not zero, or one that is not a number.
+/// (The paper's analysis writes 0 in all of these cases, which hides an effect that never fails.)
 pub fn cohens_d(differences: &[f64]) -> Option<f64> {
-    let (first, rest) = differences.split_first()?;
-    if rest.is_empty() {
-        return None;
+    let (mean, deviation) = (mean(differences)?, standard_deviation(differences, 1)?);
+    if differences.iter().all(|difference| *difference == 0.0) {
+        return Some(0.0);
     }
-    if rest.iter().all(|difference| difference == first) {
-        return (*first == 0.0).then_some(0.0);
-    }
-    let d = mean(differences)? / standard_deviation(differences, 1)?;
-    d.is_finite().then_some(d)
+    (deviation > ROUNDING * mean.abs()).then(|| mean / deviation)
 }
 
 #[cfg(test)]
@@ -44,6 +43,7 @@ mod tests {
     #[test]
     fn what_has_no_spread_has_no_effect_size_unless_it_is_zero() {
         assert_eq!(cohens_d(&[0.1; 7]), None);
+        assert_eq!(cohens_d(&[0.3 - 0.2, 0.1, 0.4 - 0.3]), None, "equal but for rounding");
         assert_eq!(cohens_d(&[0.0; 7]), Some(0.0));
         assert_eq!(cohens_d(&[0.1]), None);
         assert_eq!(cohens_d(&[]), None);
