@@ -4,3 +4,7 @@
 //! types that the launcher reads.
 
 pub mod config;
+pub mod metric;
+pub mod report;
+pub mod results;
+pub mod stats;
