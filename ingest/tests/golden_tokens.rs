@@ -19,7 +19,7 @@ fn published(name: &str, family: &Path) -> Option<Tokenizer> {
     let folders: Vec<PathBuf> = [Some(family.to_owned()), golden::midi_root(), beside].into_iter().flatten().collect();
     let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file());
     if found.is_none() {
-        println!("skipped: no published tokenizer `{name}` for the byte-pair ids");
+        golden::say(&format!("skipped: no published tokenizer `{name}` for the byte-pair ids"));
     }
     found.map(|path| Tokenizer::load(&path).unwrap_or_else(|e| panic!("{e}")))
 }
@@ -69,7 +69,7 @@ fn golden_base_tokens_and_groups() {
             }
         }
         if midis.missing > 0 {
-            println!("skipped: {} files of {name} need MIDI_RWKV_MIDI", midis.missing);
+            golden::say(&format!("skipped: {} files of {name} need MIDI_RWKV_MIDI", midis.missing));
         }
         golden::report(&format!("{name} tokens"), all, &different);
         if with_controls.is_some() {

@@ -25,8 +25,11 @@ pub struct Bpe {
     /// The id of the metaspace on its own.
     metaspace: Option<u16>,
     merges: FxHashMap<u32, Merge>,
-    cache: RwLock<HashMap<Box<[u16]>, Box<[u16]>, FxBuildHasher>>,
+    cache: RwLock<Cache>,
 }
+
+/// Words that were merged before, with their ids.
+type Cache = HashMap<Box<[u16]>, Box<[u16]>, FxBuildHasher>;
 
 #[derive(Clone, Copy, Debug)]
 struct Merge {

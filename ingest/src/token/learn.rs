@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use tokenizers::models::bpe::{BPE, BpeTrainer};
-use tokenizers::{AddedToken, Model as _, Trainer as _};
+use tokenizers::{AddedToken, Trainer as _};
 
 use super::Tokenizer;
 use super::encode::TrackTokens;
