@@ -53,7 +53,7 @@ impl WkvBackend for Reference {
             let (before, after, s) = (states.get(t), states.get(t + 1), removed.get(t));
             let dy_t = column(dy, t);
             let dr = after.mt().matmul(&dy_t);
-            g = g + dy_t.matmul(&row(inputs.r, t));
+            g += dy_t.matmul(&row(inputs.r, t));
             let dv = g.matmul(&column(inputs.k, t));
             let dk = g.mt().matmul(&column(inputs.v, t));
             let db = g.mt().matmul(&s);
