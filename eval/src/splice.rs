@@ -39,7 +39,7 @@ fn bar_notes(ids: &[u16], piece: &Piece, track: usize, bar: usize, span: &Range<
     let is_metre = |id: &u16| matches!(Token::of(*id), Some(Token::TimeSignature(_)));
     let body = ids.iter().copied().filter(|id| *id != BAR && !is_metre(id));
     let part: Vec<u16> = [BAR].into_iter().chain(metre.copied()).chain(body).collect();
-    let decoded = decode_tracks(std::slice::from_ref(&part));
+    let decoded = decode_tracks(&[part]);
     let (from, to) = (Tick::from(decoded.ticks_per_quarter), Tick::from(piece.score.ticks_per_quarter));
     let start = span.start;
     let notes = decoded.tracks.into_iter().flat_map(|track| track.notes);
