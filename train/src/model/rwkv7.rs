@@ -137,7 +137,7 @@ impl Rwkv7 {
         })
     }
 
-    /// One token a sequence: ids [B] after `state` to logits [B, V] and the state after them.
+    /// One token a sequence: ids `[B]` after `state` to logits `[B, V]` and the state after them.
     ///
     /// # Errors
     /// As [`Rwkv7::prefill`].
