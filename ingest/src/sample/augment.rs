@@ -29,12 +29,16 @@ const RANGES: [(i16, i16); 128] = [
 
 /// The pitch offsets of `offsets` that keep every pitched track within its instrument's range, ascending.
 /// A track far out of its range leaves none.
+///
+/// Quirk of the reference: where a pitched track has no notes, the tracks after it are held to the range of
+/// the pitched track before them. Samples are drawn of tracks with notes only, so it never shows there.
 pub fn allowed_pitch_offsets(score: &Score, offsets: RangeInclusive<i16>) -> Vec<i16> {
+    let pitched = || score.tracks.iter().filter(|track| !track.is_drum);
+    let ranges = pitched().map(|track| RANGES[usize::from(track.program & 0x7F)]);
     let (mut low, mut high) = (-127, 127);
-    for track in score.tracks.iter().filter(|track| !track.is_drum) {
+    for (track, range) in pitched().filter(|track| !track.notes.is_empty()).zip(ranges) {
         let pitches = || track.notes.iter().map(|note| i16::from(note.pitch));
         if let (Some(least), Some(most)) = (pitches().min(), pitches().max()) {
-            let range = RANGES[usize::from(track.program & 0x7F)];
             low = low.max(range.0 - least);
             high = high.min(range.1 - most);
         }
