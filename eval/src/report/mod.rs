@@ -184,7 +184,7 @@ mod tests {
         let answers = Answers::new(&rows).expect("sound rows");
         let metrics = [Metric::ContentPreservation, Metric::Groove, Metric::PitchClassEntropy, Metric::OnsetF1];
         let models = ["base".to_owned(), "<b&w>".to_owned()];
-        Report::new(&answers, &metrics, &models, &[models.clone()], 1).expect("a report")
+        Report::new(&answers, &metrics, &models, std::slice::from_ref(&models), 1).expect("a report")
     }
 
     #[test]
