@@ -1,2 +1,54 @@
-//! Links libtorch.
-fn main() {}
+//! Builds the C++ shim against libtorch and sets the run path of this package's programs and tests.
+//!
+//! Without the feature `torch` there is nothing to do: the launcher builds this crate that way.
+
+use std::path::{Path, PathBuf};
+
+/// Where the shim's sources stand.
+const SHIM: &str = "src/shim";
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    if std::env::var_os("CARGO_FEATURE_TORCH").is_none() {
+        return;
+    }
+    match libtorch() {
+        Ok(lib) => build(&lib),
+        Err(what) => println!("cargo::error={what}; run `make setup`, or set LIBTORCH to a libtorch 2.11.0 folder"),
+    }
+}
+
+/// The folder of libtorch's libraries, as torch-sys found it.
+fn libtorch() -> Result<PathBuf, String> {
+    let lib = std::env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from).ok_or("torch-sys names no libtorch")?;
+    println!("cargo::rerun-if-changed={}", lib.join("libtorch_cpu.so").display());
+    for needed in [lib.join("libtorch_cpu.so"), headers(&lib).join("torch/csrc/autograd/custom_function.h")] {
+        if !needed.is_file() {
+            return Err(format!("libtorch is incomplete: `{}` is not there", needed.display()));
+        }
+    }
+    Ok(lib)
+}
+
+fn headers(lib: &Path) -> PathBuf {
+    lib.parent().unwrap_or(lib).join("include")
+}
+
+fn build(lib: &Path) {
+    println!("cargo::rerun-if-changed={SHIM}");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .pic(true)
+        .warnings(false)
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .include(headers(lib))
+        .include(headers(lib).join("torch/csrc/api/include"))
+        .file(format!("{SHIM}/autograd.cpp"))
+        .compile("midi_train_shim");
+    println!("cargo::rustc-link-search=native={}", lib.display());
+    println!("cargo::rustc-link-lib=torch_cpu");
+    println!("cargo::rustc-link-lib=c10");
+    // A DT_RPATH, not a DT_RUNPATH: libraries that libtorch opens by name later are found through it too.
+    println!("cargo::rustc-link-arg=-Wl,--disable-new-dtags,-rpath,{}", lib.display());
+}

@@ -4,7 +4,16 @@
 //! types that the launcher reads.
 
 pub mod config;
+#[cfg(feature = "torch")]
+pub mod generate;
+#[cfg(feature = "torch")]
+pub mod job;
 pub mod metric;
+#[cfg(feature = "torch")]
+pub mod models;
+pub mod prompt;
 pub mod report;
 pub mod results;
+pub mod sampler;
+pub mod splice;
 pub mod stats;

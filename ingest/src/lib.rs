@@ -5,7 +5,12 @@
 
 pub mod config;
 pub mod job;
+pub mod pipeline;
 pub mod reject;
+pub mod sample;
 pub mod score;
 pub mod shard;
+mod song;
+pub mod source;
 pub mod store;
+pub mod token;

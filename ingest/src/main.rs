@@ -1,2 +1,23 @@
-//! The program.
-fn main() {}
+//! The program `midi-ingest`: `run`, `plan`, `vocab`, `tokenize` and `detokenize`.
+
+mod cli;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use midi_ingest::job::Exit;
+
+fn main() -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    let exit = match cli::run(&cli::Cli::parse(), &mut out) {
+        Ok(exit) => exit,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr().lock(), "error: {error}");
+            error.exit()
+        }
+    };
+    // A reader that closed the pipe has seen what it wanted.
+    let _ = out.flush();
+    ExitCode::from(Exit::code(exit))
+}

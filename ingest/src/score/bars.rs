@@ -46,6 +46,23 @@ impl TimeSignature {
 /// # Errors
 /// A metre whose bar has no ticks, or more than [`MAX_BARS`] bars.
 pub fn bar_ticks(score: &Score, until: Until) -> Result<Vec<Tick>, Reject> {
+    grid(score, until, MAX_BARS, TimeSignature::ticks_per_bar)
+}
+
+/// The tick of every beat, by the same rule as [`bar_ticks`].
+///
+/// # Errors
+/// As [`bar_ticks`].
+pub fn beat_ticks(score: &Score, until: Until) -> Result<Vec<Tick>, Reject> {
+    grid(score, until, MAX_BARS * 16, TimeSignature::ticks_per_beat)
+}
+
+fn grid(
+    score: &Score,
+    until: Until,
+    most: usize,
+    length_of: fn(&TimeSignature, u32) -> Tick,
+) -> Result<Vec<Tick>, Reject> {
     let end = match until {
         Until::LastOnset => score.last_onset(),
         Until::End => score.end(),
@@ -61,7 +78,7 @@ pub fn bar_ticks(score: &Score, until: Until) -> Result<Vec<Tick>, Reject> {
     let last = TimeSignature { tick: end, ..COMMON_TIME };
     let mut bars = Vec::new();
     for next in score.time_signatures.iter().skip(1).chain([&last]).filter(|signature| usable(signature)) {
-        let length = current.ticks_per_bar(score.ticks_per_quarter);
+        let length = length_of(&current, score.ticks_per_quarter);
         if length == 0 {
             return Err(Reject::tokenize(
                 "metre",
@@ -73,8 +90,8 @@ pub fn bar_ticks(score: &Score, until: Until) -> Result<Vec<Tick>, Reject> {
         }
         let ticks = (next.tick - current.tick).max(0);
         let count = (ticks / length + Tick::from(ticks % length > 0)) as usize;
-        if bars.len() + count > MAX_BARS {
-            return Err(Reject::tokenize("too-many-bars", format!("more than {MAX_BARS}")));
+        if bars.len() + count > most {
+            return Err(Reject::tokenize("too-many-bars", format!("more than {most}")));
         }
         bars.extend((0..count as Tick).map(|k| current.tick + k * length));
         current = *next;

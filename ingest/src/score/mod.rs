@@ -6,6 +6,7 @@ pub mod grid;
 mod preprocess;
 pub mod smf;
 
+pub(crate) use preprocess::beat_sections;
 pub use preprocess::preprocess;
 
 /// A time in ticks; how long a tick is, the score's `ticks_per_quarter` says.

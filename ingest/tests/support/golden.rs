@@ -60,3 +60,8 @@ pub(crate) fn within(what: &str, kind: &str, worst: (f64, String), tolerance: f6
     println!("golden {what}: max {kind} {error:.2e} ({place}), tolerance {tolerance:.0e}");
     assert!(error <= tolerance, "golden {what}: {kind} {error:e} at {place} is above {tolerance:e}");
 }
+
+/// Prints a line of a golden test.
+pub(crate) fn say(line: &str) {
+    println!("{line}");
+}

@@ -14,7 +14,7 @@ const BLOCK: usize = 64;
 const PARTIAL_LIMIT: usize = 8;
 
 /// Sorts by `key` in the reference's order of equal elements.
-pub(super) fn sort_by_tick<T: Copy, K: PartialOrd>(elements: &mut [T], key: impl Fn(&T) -> K + Copy) {
+pub(super) fn sort_by_tick<T: Copy, K: Ord>(elements: &mut [T], key: impl Fn(&T) -> K + Copy) {
     if elements.len() < INSERTION {
         insertion(elements, 0, key);
     } else {
@@ -24,7 +24,7 @@ pub(super) fn sort_by_tick<T: Copy, K: PartialOrd>(elements: &mut [T], key: impl
 }
 
 /// Insertion sort of `a[low..]`; an element may move down to `low`.
-fn insertion<T: Copy, K: PartialOrd>(a: &mut [T], low: usize, key: impl Fn(&T) -> K) {
+fn insertion<T: Copy, K: Ord>(a: &mut [T], low: usize, key: impl Fn(&T) -> K) {
     for current in low + 1..a.len() {
         let element = a[current];
         let mut hole = current;
@@ -37,7 +37,7 @@ fn insertion<T: Copy, K: PartialOrd>(a: &mut [T], low: usize, key: impl Fn(&T) -
 }
 
 /// Insertion sort that gives up after more than [`PARTIAL_LIMIT`] moves; whether it finished.
-fn partial_insertion<T: Copy, K: PartialOrd>(a: &mut [T], key: impl Fn(&T) -> K) -> bool {
+fn partial_insertion<T: Copy, K: Ord>(a: &mut [T], key: impl Fn(&T) -> K) -> bool {
     let mut moves = 0;
     for current in 1..a.len() {
         let element = a[current];
@@ -55,20 +55,20 @@ fn partial_insertion<T: Copy, K: PartialOrd>(a: &mut [T], key: impl Fn(&T) -> K)
     true
 }
 
-fn sort2<T, K: PartialOrd>(a: &mut [T], i: usize, j: usize, key: impl Fn(&T) -> K) {
+fn sort2<T, K: Ord>(a: &mut [T], i: usize, j: usize, key: impl Fn(&T) -> K) {
     if key(&a[j]) < key(&a[i]) {
         a.swap(i, j);
     }
 }
 
-fn sort3<T, K: PartialOrd>(a: &mut [T], i: usize, j: usize, k: usize, key: impl Fn(&T) -> K + Copy) {
+fn sort3<T, K: Ord>(a: &mut [T], i: usize, j: usize, k: usize, key: impl Fn(&T) -> K + Copy) {
     sort2(a, i, j, key);
     sort2(a, j, k, key);
     sort2(a, i, j, key);
 }
 
 /// Sorts `all[low..]`. What stands before `low`, if anything, is not above any of it.
-fn sort_loop<T: Copy, K: PartialOrd>(
+fn sort_loop<T: Copy, K: Ord>(
     all: &mut [T],
     mut low: usize,
     key: impl Fn(&T) -> K + Copy,
@@ -82,7 +82,7 @@ fn sort_loop<T: Copy, K: PartialOrd>(
             return;
         }
         choose_pivot(&mut all[low..], key);
-        if !leftmost && !(key(&all[low - 1]) < key(&all[low])) {
+        if !leftmost && key(&all[low - 1]) >= key(&all[low]) {
             low += partition_left(&mut all[low..], key) + 1;
             continue;
         }
@@ -94,7 +94,7 @@ fn sort_loop<T: Copy, K: PartialOrd>(
             if bad_allowed == 0 {
                 // The reference changes to heapsort here. Only input made for it gets this far, and no
                 // recorded file does; any correct order is as good.
-                all[low..].sort_by(|x, y| key(x).partial_cmp(&key(y)).unwrap_or(std::cmp::Ordering::Equal));
+                all[low..].sort_by_key(key);
                 return;
             }
             break_pattern(&mut all[low..pivot]);
@@ -112,7 +112,7 @@ fn sort_loop<T: Copy, K: PartialOrd>(
 }
 
 /// Moves the median of three elements, or of three medians, to the front.
-fn choose_pivot<T: Copy, K: PartialOrd>(a: &mut [T], key: impl Fn(&T) -> K + Copy) {
+fn choose_pivot<T: Copy, K: Ord>(a: &mut [T], key: impl Fn(&T) -> K + Copy) {
     let (n, half) = (a.len(), a.len() / 2);
     if n > NINTHER {
         sort3(a, 0, half, n - 1, key);
@@ -145,7 +145,7 @@ fn break_pattern<T>(a: &mut [T]) {
 }
 
 /// Elements equal to the pivot go left; returns the pivot's place.
-fn partition_left<T: Copy, K: PartialOrd>(a: &mut [T], key: impl Fn(&T) -> K) -> usize {
+fn partition_left<T: Copy, K: Ord>(a: &mut [T], key: impl Fn(&T) -> K) -> usize {
     let pivot = a[0];
     let (mut first, mut last) = (0, a.len() - 1);
     while key(&pivot) < key(&a[last]) {
@@ -160,7 +160,7 @@ fn partition_left<T: Copy, K: PartialOrd>(a: &mut [T], key: impl Fn(&T) -> K) ->
         }
     } else {
         first += 1;
-        while !(key(&pivot) < key(&a[first])) {
+        while key(&pivot) >= key(&a[first]) {
             first += 1;
         }
     }
@@ -171,7 +171,7 @@ fn partition_left<T: Copy, K: PartialOrd>(a: &mut [T], key: impl Fn(&T) -> K) ->
             last -= 1;
         }
         first += 1;
-        while !(key(&pivot) < key(&a[first])) {
+        while key(&pivot) >= key(&a[first]) {
             first += 1;
         }
     }
@@ -181,7 +181,7 @@ fn partition_left<T: Copy, K: PartialOrd>(a: &mut [T], key: impl Fn(&T) -> K) ->
 }
 
 /// Elements equal to the pivot go right; returns the pivot's place and whether nothing had to move.
-fn partition_right<T: Copy, K: PartialOrd>(a: &mut [T], key: impl Fn(&T) -> K) -> (usize, bool) {
+fn partition_right<T: Copy, K: Ord>(a: &mut [T], key: impl Fn(&T) -> K) -> (usize, bool) {
     let pivot = a[0];
     let below = |element: &T| key(element) < key(&pivot);
     let (mut first, mut last) = (1, a.len());

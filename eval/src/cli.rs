@@ -1,0 +1,201 @@
+//! The command line.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use midi_eval::config::SamplerConfig;
+use midi_eval::generate::{Question, answer};
+use midi_eval::job::Eval;
+use midi_eval::prompt::Piece;
+use midi_eval::splice::{bars_of, splice};
+use midi_ingest::job::exit::{Error, Result, at_path};
+use midi_ingest::job::{Experiment, Progress, Shutdown};
+use midi_ingest::score::smf;
+use midi_ingest::token::Tokenizer;
+use midi_train::checkpoint::open_model;
+use midi_train::wkv::{CpuWkv, WkvBackend};
+
+/// Infills test music with every model under comparison and measures the answers.
+#[derive(Debug, Parser)]
+#[command(name = "midi-eval", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Do all of plan, generate, score and compare
+    Run(ExperimentArgs),
+    /// Choose the prompts
+    Plan(ExperimentArgs),
+    /// Let the models answer the prompts
+    Generate(WorkerArgs),
+    /// Measure the answers
+    Score(WorkerArgs),
+    /// Compare the models and write the report
+    Compare(ExperimentArgs),
+    /// Infill bars of one MIDI file
+    Infill(InfillArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct ExperimentArgs {
+    /// The experiment's TOML file
+    #[arg(value_name = "CONFIG.toml")]
+    config: PathBuf,
+    /// Set a value of the file, for example `eval.prompts.count=100`
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct WorkerArgs {
+    #[command(flatten)]
+    experiment: ExperimentArgs,
+    /// Number of this worker, from 0
+    #[arg(long, value_name = "I", env = "JOB_COMPLETION_INDEX", default_value_t = 0)]
+    worker: usize,
+    /// How many workers share the models
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    workers: usize,
+}
+
+#[derive(Debug, clap::Args)]
+struct InfillArgs {
+    /// The MIDI file
+    #[arg(value_name = "IN.mid")]
+    input: PathBuf,
+    /// The track, counted from 0 among those with notes
+    #[arg(long, value_name = "T")]
+    track: usize,
+    /// The bars, counted from 0: `8:12` are bars 8, 9, 10 and 11
+    #[arg(long, value_name = "A:B")]
+    bars: Bars,
+    /// A model's checkpoint, or the folder of all of them
+    #[arg(long, value_name = "DIR")]
+    checkpoint: String,
+    /// Its tokenizer; that of the run if left out
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Bars of context on each side; four times the section if left out
+    #[arg(long, value_name = "BARS")]
+    context_bars: Option<usize>,
+    /// Another number, another answer
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Where to write the infilled file
+    #[arg(short, long, value_name = "OUT.mid")]
+    output: PathBuf,
+}
+
+/// A half-open range of bars, `A:B`.
+#[derive(Clone, Debug)]
+struct Bars(Range<usize>);
+
+impl FromStr for Bars {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let number = |text: &str| text.parse::<usize>().ok();
+        match text.split_once(':').map(|(start, end)| (number(start), number(end))) {
+            Some((Some(start), Some(end))) if start < end => Ok(Bars(start..end)),
+            _ => Err("give two numbers, the first below the second, such as 8:12".to_owned()),
+        }
+    }
+}
+
+impl ExperimentArgs {
+    fn load(&self) -> Result<Experiment> {
+        Experiment::load(&self.config, &self.sets)
+    }
+}
+
+/// Runs the command and returns what goes to standard output.
+pub(crate) fn run(cli: &Cli) -> Result<String> {
+    let progress = Progress::stderr("eval");
+    match &cli.command {
+        Command::Run(experiment) => {
+            let experiment = experiment.load()?;
+            let shutdown = Shutdown::on_signals()?;
+            let eval = Eval::new(&experiment)?;
+            eval.generate(0, 1, &progress, &shutdown)?;
+            eval.score(0, 1)?;
+            Ok(format!("{}\nreport: {}/report.html", eval.compare()?.terminal(), experiment.out))
+        }
+        Command::Plan(experiment) => {
+            let experiment = experiment.load()?;
+            let prompts = Eval::new(&experiment)?.prompts()?;
+            Ok(format!("{} prompts in {}/eval/prompts", prompts.len(), experiment.out))
+        }
+        Command::Generate(WorkerArgs { experiment, worker, workers }) => {
+            let experiment = experiment.load()?;
+            Eval::new(&experiment)?.generate(*worker, *workers, &progress, &Shutdown::on_signals()?)?;
+            Ok(format!("answers in {}/eval/generations", experiment.out))
+        }
+        Command::Score(WorkerArgs { experiment, worker, workers }) => {
+            let experiment = experiment.load()?;
+            Eval::new(&experiment)?.score(*worker, *workers)?;
+            Ok(format!("metrics in {}/eval/metrics", experiment.out))
+        }
+        Command::Compare(experiment) => Ok(Eval::new(&experiment.load()?)?.compare()?.terminal()),
+        Command::Infill(args) => infill(args, &progress),
+    }
+}
+
+fn infill(args: &InfillArgs, progress: &Progress) -> Result<String> {
+    let beside = || Path::new(&args.checkpoint).join("../../ingest/tokenizer.json");
+    let above = || Path::new(&args.checkpoint).join("../../../ingest/tokenizer.json");
+    let found = args.tokenizer.clone().or_else(|| [beside(), above()].into_iter().find(|path| path.is_file()));
+    let tokenizer = Tokenizer::load(&found.ok_or_else(|| {
+        Error::mismatch(format!("there is no tokenizer near the checkpoint `{}`", args.checkpoint))
+            .hint("give the one that the model was trained with: `--tokenizer FILE`")
+    })?)?;
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let backend: Arc<dyn WkvBackend> = Arc::new(CpuWkv::new(Some(threads))?);
+    let (model, commit) = open_model(&args.checkpoint, backend, &mut |text| progress.note(text))?;
+    commit.expect_vocabulary(tokenizer.fingerprint())?;
+
+    let shown = args.input.display();
+    let bytes = fs_err::read(&args.input).map_err(|e| Error::data("cannot read the MIDI file").because(e))?;
+    let unreadable = |e| Error::data(format!("`{shown}` cannot be infilled")).because(e);
+    let piece = Piece::read(&bytes).map_err(unreadable)?;
+    let Bars(bars) = args.bars.clone();
+    let Some(track) = piece.tracks.get(args.track).filter(|_| args.track < piece.score.tracks.len()) else {
+        return Err(Error::data(format!("`{shown}` has no track {}", args.track))
+            .hint(format!("it has {} tracks with notes, counted from 0", piece.score.tracks.len())));
+    };
+    if bars.end > track.bars.len() {
+        return Err(Error::data(format!("track {} of `{shown}` has no bar {}", args.track, bars.end - 1))
+            .hint(format!("it has {} bars, counted from 0", track.bars.len())));
+    }
+    let context = args.context_bars.unwrap_or(4 * bars.len());
+    let prompt = piece.prompt(&tokenizer, args.track, bars.clone(), context);
+    let question = Question { id: shown.to_string(), prompt, bars: bars.len() };
+    let sampler = SamplerConfig::default();
+    let answers = answer(&model, &tokenizer, &[question], &sampler, args.seed, 1, &mut |_| Ok(()))?;
+    let fill = answers.first().map(|answer| bars_of(&tokenizer.bpe().decode(&answer.ids))).unwrap_or_default();
+    let score = splice(&piece, args.track, bars.clone(), &fill);
+    fs_err::write(&args.output, smf::write(&score)).map_err(at_path("write", &args.output))?;
+    Ok(format!("bars {}:{} of track {} -> {}", bars.start, bars.end, args.track, args.output.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+        let infill =
+            ["midi-eval", "infill", "a.mid", "--track", "1", "--bars", "8:12", "--checkpoint", "d", "-o", "b.mid"];
+        assert!(Cli::try_parse_from(infill).is_ok());
+        assert!("12:8".parse::<Bars>().is_err());
+        assert!("8".parse::<Bars>().is_err());
+    }
+}

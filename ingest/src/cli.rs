@@ -1,0 +1,276 @@
+//! The command line.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand};
+use midi_ingest::job::exit::{Error, Exit, Result, at_path};
+use midi_ingest::job::{Experiment, Progress, Shutdown};
+use midi_ingest::pipeline::{Ingest, Worker};
+use midi_ingest::reject::Reject;
+use midi_ingest::score::bars::{Until, bar_ticks, beat_ticks};
+use midi_ingest::score::smf;
+use midi_ingest::store::sha256_hex;
+use midi_ingest::token::vocabulary::Token;
+use midi_ingest::token::{Grid, Tokenizer, decode};
+use serde_json::{Value, json};
+
+/// Streams MIDI data sets into tokenized Arrow shards.
+#[derive(Debug, Parser)]
+#[command(name = "midi-ingest", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Ingest the experiment's source, or go on where an earlier run stopped
+    Run {
+        #[command(flatten)]
+        experiment: ExperimentArgs,
+        /// Number of this worker, from 0
+        #[arg(long, value_name = "I", env = "JOB_COMPLETION_INDEX", default_value_t = 0)]
+        worker: usize,
+        /// How many workers share the units
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        workers: usize,
+    },
+    /// Print what `run` would do
+    Plan {
+        #[command(flatten)]
+        experiment: ExperimentArgs,
+    },
+    /// Learn a vocabulary from the experiment's training songs and write it as MidiTok's tokenizer file
+    Vocab {
+        #[command(flatten)]
+        experiment: ExperimentArgs,
+        /// Tokens in all, the 663 base tokens included
+        #[arg(long, value_name = "TOKENS", default_value_t = 4000)]
+        size: usize,
+        /// At most this many songs are read
+        #[arg(long, value_name = "SONGS", default_value_t = 2000)]
+        songs: usize,
+        /// Where to write it
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Print the tokens of MIDI files
+    Tokenize {
+        /// A tokenizer file; without one there are base tokens only
+        #[arg(long, value_name = "FILE")]
+        tokenizer: Option<PathBuf>,
+        /// One JSON object a file and line instead of text
+        #[arg(long)]
+        json: bool,
+        /// MIDI files
+        #[arg(value_name = "MIDI", required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Write the MIDI files of JSON lines as `tokenize --json` prints them
+    Detokenize {
+        /// The tokenizer of the lines; needed where they hold byte-pair ids only
+        #[arg(long, value_name = "FILE")]
+        tokenizer: Option<PathBuf>,
+        /// JSON lines; `-` reads standard input
+        #[arg(value_name = "LINES")]
+        input: PathBuf,
+        /// The folder to write to; files are named after the line's `file`
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct ExperimentArgs {
+    /// The experiment's TOML file
+    #[arg(value_name = "CONFIG.toml")]
+    config: PathBuf,
+    /// Set a value of the file, for example `ingest.source.uri=/data/pop909.tar.gz`
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+}
+
+impl ExperimentArgs {
+    fn load(&self) -> Result<Experiment> {
+        Experiment::load(&self.config, &self.sets)
+    }
+}
+
+/// Runs the command; what it has to say goes to `out`.
+pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<Exit> {
+    match &cli.command {
+        Command::Run { experiment, worker, workers } => {
+            let experiment = experiment.load()?;
+            let shutdown = Shutdown::on_signals()?;
+            let worker = Worker { index: *worker, of: *workers };
+            let outcome = Ingest::new(&experiment)?.run(worker, &Progress::stderr("ingest"), &shutdown)?;
+            say(out, &outcome)
+        }
+        Command::Plan { experiment } => say(out, Ingest::new(&experiment.load()?)?.plan()),
+        Command::Vocab { experiment, size, songs, output } => {
+            let experiment = experiment.load()?;
+            let shutdown = Shutdown::on_signals()?;
+            let ingest = Ingest::new(&experiment)?;
+            let tokenizer = ingest.vocabulary(*size, *songs, &Progress::stderr("vocab"), &shutdown)?;
+            tokenizer.save(output)?;
+            say(out, &format!("{} tokens, fingerprint {}", tokenizer.size(), tokenizer.fingerprint()))
+        }
+        Command::Tokenize { tokenizer, json, files } => {
+            let tokenizer = load(tokenizer.as_deref())?;
+            let mut failed = 0;
+            for path in files {
+                let bytes = fs_err::read(path).map_err(|e| Error::data("cannot read a file").because(e))?;
+                let record = tokenize(&path.to_string_lossy(), &bytes, tokenizer.as_ref());
+                failed += usize::from(record.get("error").is_some());
+                if *json {
+                    say(out, &record)?
+                } else {
+                    say(out, &text_of(&record))?
+                };
+            }
+            Ok(if failed > 0 { Exit::BadData } else { Exit::Done })
+        }
+        Command::Detokenize { tokenizer, input, output } => {
+            let tokenizer = load(tokenizer.as_deref())?;
+            detokenize(input, output, tokenizer.as_ref(), out)
+        }
+    }
+}
+
+fn say(out: &mut dyn Write, text: &dyn std::fmt::Display) -> Result<Exit> {
+    let _ = writeln!(out, "{text}");
+    Ok(Exit::Done)
+}
+
+fn load(path: Option<&Path>) -> Result<Option<Tokenizer>> {
+    path.map(Tokenizer::load).transpose()
+}
+
+/// The record of one file: how it was read and its tokens, or `error`.
+fn tokenize(file: &str, bytes: &[u8], tokenizer: Option<&Tokenizer>) -> Value {
+    let mut record = json!({"file": file, "sha256": sha256_hex(bytes)});
+    if let Err(reject) = fill(&mut record, bytes, tokenizer) {
+        record["error"] = reject.to_string().into();
+    }
+    record
+}
+
+fn fill(record: &mut Value, bytes: &[u8], tokenizer: Option<&Tokenizer>) -> Result<(), Reject> {
+    let source = smf::read(bytes)?;
+    record["src_tpq"] = source.ticks_per_quarter.into();
+    record["src_tracks"] =
+        source.tracks.iter().map(|track| json!([track.program, track.is_drum, track.notes.len()])).collect();
+    let grid = Grid::of(&source)?;
+    record["tpq"] = grid.score.ticks_per_quarter.into();
+    record["bar_ticks"] = json!(grid.bars);
+    record["bar_ticks_end"] = json!(bar_ticks(&grid.score, Until::End)?);
+    record["n_beats"] = beat_ticks(&grid.score, Until::LastOnset)?.len().into();
+    let encoded = grid.encode()?;
+    let tracks = encoded.iter().enumerate().map(|(index, tokens)| {
+        let track = grid.score.tracks.get(index);
+        let names = tokens.ids.iter().filter_map(|id| Token::of(*id)).map(|token| token.to_string());
+        let mut value = json!({
+            "program": track.map(|track| track.program_or_drums()),
+            "is_drum": track.map(|track| track.is_drum),
+            "base": tokens.ids,
+            "tokens": names.collect::<Vec<_>>(),
+            "groups": tokens.groups,
+        });
+        if let Some(tokenizer) = tokenizer {
+            value["bpe"] = json!(tokenizer.encode(tokens));
+        }
+        value
+    });
+    record["tracks"] = tracks.collect();
+    Ok(())
+}
+
+/// A record for reading: a line a track and bar.
+fn text_of(record: &Value) -> String {
+    let mut text = record["file"].as_str().unwrap_or_default().to_owned();
+    if let Some(error) = record["error"].as_str() {
+        return format!("{text}: {error}");
+    }
+    for track in record["tracks"].as_array().into_iter().flatten() {
+        for token in track["tokens"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            let breaks = matches!(token, "Track_Start" | "Bar_None" | "Track_End");
+            text.push(if breaks { '\n' } else { ' ' });
+            text.push_str(token);
+        }
+    }
+    text
+}
+
+fn detokenize(input: &Path, output: &Path, tokenizer: Option<&Tokenizer>, out: &mut dyn Write) -> Result<Exit> {
+    let reader: Box<dyn BufRead> = if input == Path::new("-") {
+        Box::new(BufReader::new(std::io::stdin()))
+    } else {
+        Box::new(BufReader::new(fs_err::File::open(input).map_err(at_path("open", input))?))
+    };
+    fs_err::create_dir_all(output).map_err(at_path("make the folder", output))?;
+    for (number, line) in reader.lines().enumerate() {
+        let place = || format!("`{}` line {}", input.display(), number + 1);
+        let line = line.map_err(|e| Error::storage(format!("cannot read {}", place()), e))?;
+        let record: Value =
+            serde_json::from_str(&line).map_err(|e| Error::data(format!("{} is not JSON", place())).because(e))?;
+        let base = base_ids(&record, tokenizer).map_err(|e| Error::data(place()).because(e))?;
+        let name = record["file"].as_str().and_then(|file| Path::new(file).file_stem()).map(|stem| stem.to_owned());
+        let name = name.map_or_else(|| format!("{number:05}"), |stem| stem.to_string_lossy().into_owned());
+        let path = output.join(format!("{name}.mid"));
+        fs_err::write(&path, smf::write(&decode(&base))).map_err(at_path("write", &path))?;
+        say(out, &path.display())?;
+    }
+    Ok(Exit::Done)
+}
+
+/// The base ids of a record's tracks, one after another.
+fn base_ids(record: &Value, tokenizer: Option<&Tokenizer>) -> Result<Vec<u16>, String> {
+    let ids = |value: &Value| serde_json::from_value::<Vec<u16>>(value.clone()).ok();
+    let tracks = record["tracks"].as_array().ok_or("it has no `tracks`")?;
+    let mut base = Vec::new();
+    for track in tracks {
+        match (ids(&track["base"]), ids(&track["bpe"]), tokenizer) {
+            (Some(ids), _, _) => base.extend(ids),
+            (None, Some(ids), Some(tokenizer)) => base.extend(tokenizer.bpe().decode(&ids)),
+            (None, Some(_), None) => return Err("it has byte-pair ids only; give their `--tokenizer`".to_owned()),
+            (None, None, _) => return Err("a track has neither `base` nor `bpe`".to_owned()),
+        }
+    }
+    Ok(base)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+        let run = ["midi-ingest", "run", "c.toml", "--set", "a=1", "--worker", "1", "--workers", "2"];
+        assert!(Cli::try_parse_from(run).is_ok());
+        assert!(Cli::try_parse_from(["midi-ingest", "tokenize"]).is_err());
+    }
+
+    #[test]
+    fn what_was_tokenized_comes_back_as_music() {
+        let score = midi_ingest::source::compose(1, 0);
+        let record = tokenize("a/song.mid", &smf::write(&score), None);
+        assert!(record.get("error").is_none(), "{record}");
+        let folder = tempfile::tempdir().expect("folder");
+        let lines = folder.path().join("lines.jsonl");
+        fs_err::write(&lines, format!("{record}\n")).expect("writes");
+        let mut out = Vec::new();
+        detokenize(&lines, folder.path(), None, &mut out).expect("detokenizes");
+        let back = smf::read(&fs_err::read(folder.path().join("song.mid")).expect("written")).expect("parses");
+        assert_eq!(back.note_count(), score.note_count());
+    }
+
+    #[test]
+    fn a_broken_file_is_a_record_with_its_error() {
+        let record = tokenize("x.mid", b"not music", None);
+        assert_eq!(record["error"], "parse: no-header: shorter than a header");
+    }
+}

@@ -1,0 +1,162 @@
+//! Tokens against the reference: base tokens, byte-pair groups and ids of every golden file, and decoding.
+
+#[path = "support/golden.rs"]
+mod golden;
+#[path = "support/records.rs"]
+mod records;
+
+use std::path::{Path, PathBuf};
+
+use midi_ingest::sample::{allowed_pitch_offsets, augment};
+use midi_ingest::score::smf;
+use midi_ingest::token::vocabulary::Token;
+use midi_ingest::token::{Grid, Tokenizer, decode};
+use records::{GoldenScore, Midis, Tokens};
+
+/// A published tokenizer: beside the golden records, or beside the MIDI root.
+fn published(name: &str, family: &Path) -> Option<Tokenizer> {
+    let beside = golden::midi_root().and_then(|root| root.parent().map(Path::to_owned));
+    let folders: Vec<PathBuf> = [Some(family.to_owned()), golden::midi_root(), beside].into_iter().flatten().collect();
+    let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file());
+    if found.is_none() {
+        golden::say(&format!("skipped: no published tokenizer `{name}` for the byte-pair ids"));
+    }
+    found.map(|path| Tokenizer::load(&path).unwrap_or_else(|e| panic!("{e}")))
+}
+
+#[test]
+fn golden_base_tokens_and_groups() {
+    let Some(family) = golden::family("tokenizer") else { return };
+    let with_controls = published("tokenizer_with_acs.json", &family);
+    let without_controls = published("tokenizer_without_acs.json", &family);
+    for set in golden::sets(&family) {
+        let name = records::set_name(&set);
+        let mut midis = Midis::of(&set);
+        let mut different = Vec::new();
+        let mut other_ids = [Vec::new(), Vec::new()];
+        let mut all = 0;
+        for record in records::read::<Tokens>(&set.join("tokens.jsonl.gz")) {
+            let Some(bytes) = midis.bytes(&record.file) else { continue };
+            all += 1;
+            let encoded = smf::read(&bytes).and_then(|score| Grid::of(&score)?.encode());
+            let same = match &encoded {
+                Err(_) => record.error.is_some(),
+                Ok(tracks) => {
+                    record.error.is_none()
+                        && tracks.len() == record.tracks.len()
+                        && tracks.iter().zip(&record.tracks).all(|(got, expected)| {
+                            let names = got.ids.iter().map(|id| Token::of(*id).map(|token| token.to_string()));
+                            got.ids == expected.base
+                                && got.groups == expected.groups
+                                && names.eq(expected.tokens.iter().cloned().map(Some))
+                        })
+                }
+            };
+            if !same {
+                different.push(record.file.clone());
+            }
+            let Ok(tracks) = encoded else { continue };
+            for (which, tokenizer) in [&with_controls, &without_controls].into_iter().enumerate() {
+                let Some(tokenizer) = tokenizer else { continue };
+                let same = tracks.iter().zip(&record.tracks).all(|(track, expected)| {
+                    let ids = tokenizer.encode(track);
+                    let golden = if which == 0 { &expected.bpe } else { &expected.bpe_tokenizer_json };
+                    ids == *golden && tokenizer.bpe().decode(&ids) == track.ids
+                });
+                if !same {
+                    other_ids[which].push(record.file.clone());
+                }
+            }
+        }
+        if midis.missing > 0 {
+            golden::say(&format!("skipped: {} files of {name} need MIDI_RWKV_MIDI", midis.missing));
+        }
+        golden::report(&format!("{name} tokens"), all, &different);
+        if with_controls.is_some() {
+            golden::report(&format!("{name} byte-pair ids"), all, &other_ids[0]);
+        }
+        if without_controls.is_some() {
+            golden::report(&format!("{name} byte-pair ids of the tokenizer without controls"), all, &other_ids[1]);
+        }
+    }
+}
+
+#[test]
+fn golden_decoding() {
+    #[derive(serde::Deserialize)]
+    struct Record {
+        file: String,
+        kind: String,
+        #[serde(default)]
+        bpe: Option<Vec<u16>>,
+        #[serde(default)]
+        base: Option<Vec<u16>>,
+        score: GoldenScore,
+    }
+    let Some(family) = golden::family("tokenizer") else { return };
+    let tokenizer = published("tokenizer_with_acs.json", &family);
+    for set in golden::sets(&family) {
+        let name = records::set_name(&set);
+        for clean in [true, false] {
+            let (mut all, mut different) = (0, Vec::new());
+            for record in records::read::<Record>(&set.join("decode.jsonl.gz")) {
+                if (record.kind == "clean") != clean {
+                    continue;
+                }
+                let from_ids = |ids: &Vec<u16>| tokenizer.as_ref().map(|tokenizer| tokenizer.bpe().decode(ids));
+                let Some(base) = record.base.or_else(|| record.bpe.as_ref().and_then(from_ids)) else { continue };
+                all += 1;
+                if GoldenScore::of(&decode(&base)) != record.score {
+                    different.push(format!("{} {}", record.file, record.kind));
+                }
+            }
+            let kind = if clean { "clean" } else { "corrupted" };
+            golden::report(&format!("{name} decoding of {kind} sequences"), all, &different);
+        }
+    }
+}
+
+#[test]
+fn golden_augmentation() {
+    #[derive(serde::Deserialize)]
+    struct Record {
+        file: String,
+        /// Pitch, velocity, duration.
+        offsets: [i16; 3],
+        allowed_pitch_offsets: Vec<i16>,
+        #[serde(default)]
+        tracks: Vec<records::TrackTokens>,
+        #[serde(default)]
+        error: Option<String>,
+    }
+    let Some(family) = golden::family("tokenizer") else { return };
+    let tokenizer = published("tokenizer_with_acs.json", &family);
+    for set in golden::sets(&family) {
+        let name = records::set_name(&set);
+        let mut midis = Midis::of(&set);
+        let (mut all, mut different) = (0, Vec::new());
+        for record in records::read::<Record>(&set.join("augment.jsonl.gz")) {
+            let Some(bytes) = midis.bytes(&record.file) else { continue };
+            all += 1;
+            let score = smf::read(&bytes).unwrap_or_else(|e| panic!("{}: {e}", record.file));
+            let shifted = augment(&score, record.offsets[0], record.offsets[1]);
+            let same = match shifted.and_then(|score| Grid::of(&score)?.encode()) {
+                Err(_) => record.error.is_some(),
+                Ok(tracks) => {
+                    allowed_pitch_offsets(&score, -6..=6) == record.allowed_pitch_offsets
+                        && tracks.len() == record.tracks.len()
+                        && tracks.iter().zip(&record.tracks).all(|(got, expected)| {
+                            let ids = tokenizer.as_ref().map(|tokenizer| tokenizer.encode(got));
+                            got.ids == expected.base && ids.is_none_or(|ids| ids == expected.bpe)
+                        })
+                }
+            };
+            if !same {
+                different.push(record.file);
+            }
+        }
+        if all > 0 {
+            golden::report(&format!("{name} augmentation"), all, &different);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The ingest job as a whole: the same data set from any number of workers, and nothing lost to bad files.
+
+use std::path::Path;
+
+use midi_ingest::job::{Exit, Experiment, Progress, Shutdown};
+use midi_ingest::pipeline::{Ingest, Outcome, Worker};
+use midi_ingest::sample::disassemble;
+use midi_ingest::shard::{Manifest, ShardReader, Split, Status, read_songs};
+use midi_ingest::source::compose;
+use midi_ingest::store::Store;
+use midi_ingest::token::Tokenizer;
+
+fn experiment(out: &Path, source: &str) -> Experiment {
+    let text = format!(
+        "seed = 3\nout = '{}'\n[ingest]\nfiles-per-unit = 6\nmax-bad-fraction = 0.5\n[ingest.source]\n{source}\n\
+         [ingest.tokenizer]\nkind = 'learn'\nvocabulary = 800\n[ingest.split]\nvalid = 0.2\ntest = 0.2\n\
+         [ingest.sample]\ncontext-tokens = 512\n",
+        out.display()
+    );
+    Experiment::parse(Path::new("test.toml"), &text, &[]).expect("parses")
+}
+
+const SYNTH: &str = "kind = 'synth'\nsongs = 20";
+
+fn run(experiment: &Experiment, worker: Worker) -> midi_ingest::job::Result<Outcome> {
+    Ingest::new(experiment)?.run(worker, &Progress::silent(), &Shutdown::manual())
+}
+
+fn complete(outcome: Outcome) -> Manifest {
+    match outcome {
+        Outcome::Complete(manifest) => *manifest,
+        Outcome::Partial { committed, units } => panic!("{committed} of {units} units"),
+    }
+}
+
+#[test]
+fn two_workers_write_the_bytes_of_one() {
+    let (one, two) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+    let alone = complete(run(&experiment(one.path(), SYNTH), Worker::ONLY).expect("runs"));
+    let shared = experiment(two.path(), SYNTH);
+    let partial = run(&shared, Worker { index: 1, of: 2 }).expect("runs");
+    assert!(matches!(partial, Outcome::Partial { committed: 2, units: 4 }), "{partial}");
+    let together = complete(run(&shared, Worker { index: 0, of: 2 }).expect("runs"));
+    // The output folder is no part of the data set's key.
+    assert_eq!(alone, together);
+    let again = complete(run(&shared, Worker::ONLY).expect("a second run finds it done"));
+    assert_eq!(again, together);
+}
+
+#[test]
+fn shards_hold_whole_samples_of_the_right_splits() {
+    let folder = tempfile::tempdir().expect("folder");
+    let manifest = complete(run(&experiment(folder.path(), SYNTH), Worker::ONLY).expect("runs"));
+    let root = folder.path().join("ingest");
+    let tokenizer = Tokenizer::load(&root.join(&manifest.vocabulary.file)).expect("loads");
+    assert_eq!(tokenizer.fingerprint(), manifest.vocabulary.fingerprint);
+    assert_eq!(manifest.counts.accepted, 20);
+    assert!(manifest.split(Split::Train).samples > 30);
+    assert_eq!(manifest.split(Split::Test).samples, 0, "test songs are not trained on");
+    for split in [Split::Train, Split::Valid] {
+        for record in manifest.split(split).shards {
+            let shard = ShardReader::open(&root.join(&record.path)).expect("opens");
+            for row in 0..shard.len() {
+                let ids = shard.input_ids(row);
+                assert!(ids.len() <= 512);
+                disassemble(&tokenizer.bpe().decode(ids)).expect("a whole infilling");
+            }
+        }
+    }
+}
+
+#[test]
+fn another_configuration_is_refused_where_a_data_set_stands() {
+    let folder = tempfile::tempdir().expect("folder");
+    run(&experiment(folder.path(), SYNTH), Worker::ONLY).expect("runs");
+    let error = run(&experiment(folder.path(), "kind = 'synth'\nsongs = 21"), Worker::ONLY).expect_err("refused");
+    assert_eq!(error.exit(), Exit::Mismatch);
+}
+
+#[test]
+fn bad_files_are_rows_and_too_many_of_them_an_error() {
+    let music = tempfile::tempdir().expect("folder");
+    for index in 0..8 {
+        let bytes = midi_ingest::score::smf::write(&compose(1, index));
+        fs_err::write(music.path().join(format!("{index}.mid")), bytes).expect("writes");
+    }
+    fs_err::write(music.path().join("broken.mid"), b"MThd and then nothing").expect("writes");
+    fs_err::write(music.path().join("empty.mid"), b"").expect("writes");
+    let source = format!("kind = 'folder'\nuri = '{}'", music.path().display());
+    let out = tempfile::tempdir().expect("folder");
+    let manifest = complete(run(&experiment(out.path(), &source), Worker::ONLY).expect("runs"));
+    assert_eq!((manifest.counts.accepted, manifest.counts.rejected), (8, 2));
+    assert_eq!(manifest.counts.reasons["parse: no-header"], 1);
+    let store = Store::open(&format!("{}/ingest", out.path().display())).expect("opens");
+    let songs: Vec<_> = manifest
+        .songs
+        .iter()
+        .flat_map(|table| read_songs(store.read(&table.path).expect("reads"), &table.path).expect("songs"))
+        .collect();
+    assert_eq!(songs.len(), 10);
+    assert_eq!(songs.iter().filter(|song| song.status == Status::Rejected && song.reason.is_some()).count(), 2);
+
+    for index in 0..40 {
+        fs_err::write(music.path().join(format!("bad{index}.mid")), b"no").expect("writes");
+    }
+    let out = tempfile::tempdir().expect("folder");
+    let error = run(&experiment(out.path(), &source), Worker::ONLY).expect_err("too many");
+    assert_eq!(error.exit(), Exit::BadData);
+}
+
+#[test]
+fn a_stop_request_leaves_a_state_to_go_on_from() {
+    let folder = tempfile::tempdir().expect("folder");
+    let experiment = experiment(folder.path(), SYNTH);
+    let shutdown = Shutdown::manual();
+    shutdown.ask();
+    let ingest = Ingest::new(&experiment).expect("opens");
+    let error = ingest.run(Worker::ONLY, &Progress::silent(), &shutdown).expect_err("asked to stop");
+    assert_eq!(error.exit(), Exit::RunAgain);
+    complete(run(&experiment, Worker::ONLY).expect("goes on"));
+}

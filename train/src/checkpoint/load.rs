@@ -1,0 +1,135 @@
+//! Finding and reading the checkpoint that counts.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use midi_ingest::job::exit::{Error, Exit, Result};
+use midi_ingest::store::Store;
+
+use super::Checkpoints;
+use super::record::{COMMIT, Commit, FORMAT};
+use super::save::{MODEL, OPTIMIZER};
+use crate::format::safetensors;
+use crate::model::{Parameters, Rwkv7};
+use crate::wkv::WkvBackend;
+
+/// A checkpoint whose hashes hold.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Its record.
+    pub commit: Commit,
+    /// The weights, in the order of the state dictionary.
+    pub parameters: Parameters,
+    /// The optimiser's moments.
+    pub moments: Parameters,
+}
+
+impl Checkpoints {
+    /// The newest checkpoint whose hashes hold, or `None` if there is no checkpoint. `warn` is told of each
+    /// newer one that is broken.
+    ///
+    /// # Errors
+    /// There are checkpoints, but all are broken (65); one is of another format version (78); or the store
+    /// fails (74).
+    pub fn newest_valid(&self, warn: &mut dyn FnMut(&str)) -> Result<Option<Loaded>> {
+        let steps = self.steps()?;
+        for &step in steps.iter().rev() {
+            match self.load(step) {
+                Ok(loaded) => return Ok(Some(loaded)),
+                Err(error) if error.exit() == Exit::BadData => {
+                    warn(&format!("checkpoint {step} is passed over: {error}"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if steps.is_empty() {
+            return Ok(None);
+        }
+        Err(Error::data(format!("none of the {} checkpoints in `{}` is whole", steps.len(), self.shown_folder()))
+            .hint("remove the folder to train from the start"))
+    }
+
+    /// The checkpoint of `step`.
+    ///
+    /// # Errors
+    /// It is missing or broken (65), of another format version (78), or the store fails (74).
+    pub fn load(&self, step: u64) -> Result<Loaded> {
+        let prefix = self.at(step, "");
+        let commit = read_commit(&self.store, &prefix)?;
+        if commit.step != step {
+            return Err(Error::data(format!("the record in `{}` is of step {}", self.shown(step), commit.step)));
+        }
+        let parameters = read_model(&self.store, &prefix, &commit)?;
+        let moments = read_part(&self.store, &prefix, &commit, OPTIMIZER)?;
+        Ok(Loaded { commit, parameters, moments })
+    }
+
+    fn shown_folder(&self) -> String {
+        format!("{}/{}", self.store.shown(), self.folder).trim_end_matches('/').to_owned()
+    }
+}
+
+/// The model of the checkpoint at `uri`, a path or a URL: either one checkpoint's folder, or the folder of
+/// all checkpoints of a model, of which the newest whole one is taken. `warn` is told of broken ones.
+///
+/// # Errors
+/// There is no checkpoint (78), or as [`Checkpoints::newest_valid`].
+pub fn open_model(uri: &str, backend: Arc<dyn WkvBackend>, warn: &mut dyn FnMut(&str)) -> Result<(Rwkv7, Commit)> {
+    let none = || {
+        Error::mismatch(format!("`{uri}` holds no checkpoint"))
+            .hint("give a folder such as `runs/demo/train/<model>`, or one of its `step-…` folders")
+    };
+    if !uri.contains("://") && !Path::new(uri).is_dir() {
+        return Err(none());
+    }
+    let store = Store::open(uri)?;
+    let (commit, parameters) = if store.get(COMMIT)?.is_some() {
+        let commit = read_commit(&store, "")?;
+        let parameters = read_model(&store, "", &commit)?;
+        (commit, parameters)
+    } else {
+        let loaded = Checkpoints::new(store, "").newest_valid(warn)?.ok_or_else(none)?;
+        (loaded.commit, loaded.parameters)
+    };
+    Ok((Rwkv7::new(parameters, backend)?, commit))
+}
+
+fn read_commit(store: &Store, prefix: &str) -> Result<Commit> {
+    let name = format!("{prefix}{COMMIT}");
+    let bytes = store.read(&name)?;
+    let shown = format!("{}/{name}", store.shown());
+    // The version is read by itself, since the rest of another version may not be readable.
+    let format = serde_json::from_slice::<serde_json::Value>(&bytes)
+        .map_err(|e| Error::data(format!("`{shown}` is not a commit record")).because(e))?;
+    match format.get("format").and_then(serde_json::Value::as_u64) {
+        Some(version) if version == u64::from(FORMAT) => {}
+        Some(version) => {
+            return Err(Error::mismatch(format!(
+                "`{shown}` is of checkpoint format {version}; this version reads {FORMAT}"
+            )));
+        }
+        None => return Err(Error::data(format!("`{shown}` is not a commit record"))),
+    }
+    serde_json::from_value(format).map_err(|e| Error::data(format!("`{shown}` is not a commit record")).because(e))
+}
+
+/// The tensors of one part, after its size and hash were found right.
+fn read_part(store: &Store, prefix: &str, commit: &Commit, name: &str) -> Result<Parameters> {
+    let at = format!("{prefix}{name}");
+    let shown = format!("{}/{at}", store.shown());
+    let part = commit.files.iter().find(|part| part.name == name);
+    let part = part.ok_or_else(|| Error::data(format!("the record beside `{shown}` does not vouch for it")))?;
+    let bytes = store.read(&at)?;
+    if !part.is(&bytes) {
+        return Err(Error::data(format!("`{shown}` is not what its record vouches for")));
+    }
+    Ok(safetensors::read(&bytes, &shown)?.0)
+}
+
+/// The weights, in the order of the state dictionary, after they were found to be of the record's shape.
+fn read_model(store: &Store, prefix: &str, commit: &Commit) -> Result<Parameters> {
+    let read = read_part(store, prefix, commit, MODEL)?;
+    commit.expect_shape(read.shape()?)?;
+    let names = commit.shape.parameters().into_iter();
+    names.map(|(name, _)| Ok((name.clone(), read.get(&name)?.shallow_clone()))).collect()
+}

@@ -1,0 +1,103 @@
+//! The commit record of a checkpoint: what it vouches for and what it is a checkpoint of.
+
+use midi_ingest::job::exit::{Error, Result};
+use midi_ingest::store::sha256_hex;
+use serde::{Deserialize, Serialize};
+
+use crate::model::Shape;
+
+/// The record's name below a step's folder.
+pub const COMMIT: &str = "COMMIT.json";
+
+/// Version of the format.
+pub(super) const FORMAT: u32 = 1;
+
+/// A file that the record vouches for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Part {
+    /// Its name below the step's folder.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// SHA-256 as hexadecimal digits.
+    pub sha256: String,
+}
+
+/// The commit record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Commit {
+    /// Version of the format.
+    pub format: u32,
+    /// Optimiser steps done.
+    pub step: u64,
+    /// The network's shape.
+    pub shape: Shape,
+    /// Single parameters of the network.
+    pub parameters: u64,
+    /// Fingerprint of the vocabulary that it was trained on.
+    pub vocabulary: String,
+    /// Fingerprint of all that determines the run: data, model, batch, schedule, optimiser, seed.
+    pub key: String,
+    /// The run's seed.
+    pub seed: u64,
+    /// Positions trained on, padding left out.
+    pub tokens: u64,
+    /// The loss over the validation split, in nats a target, if it was taken at this step.
+    pub valid_loss: Option<f64>,
+    /// The files.
+    pub files: Vec<Part>,
+}
+
+impl Part {
+    /// The record of `bytes`.
+    pub(super) fn of(name: &str, bytes: &[u8]) -> Self {
+        Part { name: name.to_owned(), bytes: bytes.len() as u64, sha256: sha256_hex(bytes) }
+    }
+
+    /// Whether `bytes` are those that the record was made of.
+    pub(super) fn is(&self, bytes: &[u8]) -> bool {
+        bytes.len() as u64 == self.bytes && sha256_hex(bytes) == self.sha256
+    }
+}
+
+impl Commit {
+    /// A fingerprint of the checkpoint's contents, for the rows of result tables.
+    pub fn hash(&self) -> String {
+        let parts: Vec<&str> = self.files.iter().map(|part| part.sha256.as_str()).collect();
+        sha256_hex(parts.join("\n").as_bytes())
+    }
+
+    /// That the checkpoint speaks the vocabulary with this fingerprint.
+    ///
+    /// # Errors
+    /// It does not: exit code 78, naming both.
+    pub fn expect_vocabulary(&self, fingerprint: &str) -> Result<()> {
+        if self.vocabulary == fingerprint {
+            return Ok(());
+        }
+        Err(Error::mismatch(format!(
+            "the checkpoint of step {} speaks the vocabulary {}, the data {fingerprint}",
+            self.step, self.vocabulary
+        ))
+        .hint("use the tokenizer that the model was trained with, or train a model on this data"))
+    }
+
+    /// That the checkpoint is of a network of this shape.
+    ///
+    /// # Errors
+    /// It is not: exit code 78, naming both.
+    pub fn expect_shape(&self, shape: Shape) -> Result<()> {
+        if self.shape == shape {
+            return Ok(());
+        }
+        let text = |s: Shape| format!("L{} D{} V{}", s.layers, s.width, s.vocabulary);
+        Err(Error::mismatch(format!(
+            "the checkpoint of step {} is of a network {}, the configuration says {}",
+            self.step,
+            text(self.shape),
+            text(shape)
+        )))
+    }
+}

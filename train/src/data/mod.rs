@@ -1,0 +1,9 @@
+//! Shards as batches: in which order samples come, and how they become rows of ids and labels.
+
+mod entropy;
+mod loader;
+mod order;
+
+pub use entropy::unigram_loss;
+pub use loader::{Batch, Dataset, NO_TARGET};
+pub use order::Order;

@@ -1,0 +1,324 @@
+//! The loss: cross-entropy over target tokens and the L2Wrap penalty on the largest logit, joined with
+//! the product of the head so that no tensor of all logits has to be kept for the backward pass.
+//!
+//! Two rules exist. [`Rule::Corrected`] is the default: both terms are summed over target tokens and
+//! divided by the number of target tokens of the whole global batch, so a token weighs the same in
+//! whatever micro-batch, rank or row it stands, and padding weighs nothing. [`Rule::Reference`] is what
+//! the seed repository trains with: the mean over each micro-batch, and a penalty over all positions,
+//! padding included, whose gradient is added to that of the logits as it is.
+
+use midi_ingest::job::exit::{Error, Result};
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::autograd::{self, Operator, Outputs};
+use crate::fault;
+
+/// Logits that are in memory at a time, as a number of f32 values.
+const LOGITS_AT_A_TIME: i64 = 1 << 21;
+
+/// How the terms of the loss are weighed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rule {
+    /// (Σ cross-entropy + ½·l2wrap·Σ max²) / targets, both sums over target tokens.
+    Corrected {
+        /// Target tokens of the global batch that this micro-batch is a part of.
+        targets: u64,
+        /// Weight of the penalty; the seed's is 1e-4.
+        l2wrap: f64,
+    },
+    /// Σ cross-entropy / (targets of this micro-batch · accumulation); the gradient of the logits gets
+    /// max·l2wrap / positions at the largest logit of every position on top.
+    Reference {
+        /// Micro-batches in an optimiser step.
+        accumulation: u64,
+        /// Weight of the penalty; the seed's is 1e-4.
+        l2wrap: f64,
+    },
+}
+
+/// The loss of a micro-batch.
+#[derive(Debug)]
+pub struct Loss {
+    /// What to run backward from: a scalar joined to the graph. Its value holds the penalty under
+    /// [`Rule::Corrected`] and does not under [`Rule::Reference`].
+    pub objective: Tensor,
+    /// Σ −ln p(target) over the target tokens, in nats.
+    pub cross_entropy: f64,
+    /// The number of target tokens.
+    pub targets: u64,
+}
+
+/// The loss of `hidden` [.., D] under the head [V, D], for labels of as many positions (i64; -100 is no
+/// target).
+///
+/// # Errors
+/// Shapes that do not agree, or a label outside the vocabulary.
+pub fn head_loss(hidden: &Tensor, head: &Tensor, labels: &Tensor, rule: Rule) -> Result<Loss> {
+    let (hidden, labels) = flatten(hidden, labels)?;
+    let results = autograd::apply(HeadLoss { rule }, &[&hidden, head, &labels])?;
+    let [objective, sums] = <[Tensor; 2]>::try_from(results).map_err(|_| Error::bug("the loss has two results"))?;
+    let (cross_entropy, targets) = (sums.double_value(&[0]), sums.double_value(&[1]) as u64);
+    Ok(Loss { objective, cross_entropy, targets })
+}
+
+/// Σ cross-entropy in nats and the number of target tokens, without a gradient; arguments as [`head_loss`].
+///
+/// # Errors
+/// As [`head_loss`].
+pub fn cross_entropy(hidden: &Tensor, head: &Tensor, labels: &Tensor) -> Result<(f64, u64)> {
+    no_grad(|| {
+        let (hidden, labels) = flatten(hidden, labels)?;
+        let mut sum = 0.0;
+        for (first, rows) in chunks(labels.numel() as i64, head.size()[0]) {
+            let logits = hidden.narrow(0, first, rows).linear(head, None::<&Tensor>);
+            sum += Terms::of(&logits, &labels.narrow(0, first, rows))?.cross_entropy();
+        }
+        Ok((sum, count_targets(&labels)))
+    })
+}
+
+/// The objective's gradient with respect to logits `[N, V]` for labels `[N]`, and Σ cross-entropy.
+///
+/// # Errors
+/// As [`head_loss`].
+pub fn logits_gradient(logits: &Tensor, labels: &Tensor, rule: Rule) -> Result<(Tensor, f64)> {
+    no_grad(|| {
+        let weights = Weights::of(rule, labels);
+        let terms = Terms::of(logits, labels)?;
+        Ok((terms.gradient(logits, weights), terms.cross_entropy()))
+    })
+}
+
+fn flatten(hidden: &Tensor, labels: &Tensor) -> Result<(Tensor, Tensor)> {
+    let width = hidden.size().last().copied().unwrap_or(1);
+    let hidden = hidden.f_reshape([-1, width]).map_err(fault::torch)?;
+    let labels = labels.f_reshape([-1]).map_err(fault::torch)?;
+    if hidden.size()[0] != labels.size()[0] {
+        return Err(Error::bug(format!("{} positions and {} labels", hidden.size()[0], labels.size()[0])));
+    }
+    Ok((hidden, labels))
+}
+
+fn count_targets(labels: &Tensor) -> u64 {
+    labels.ge(0).sum(Kind::Int64).int64_value(&[]) as u64
+}
+
+/// (first row, number of rows) of the pieces that positions are taken in.
+fn chunks(positions: i64, vocabulary: i64) -> impl Iterator<Item = (i64, i64)> {
+    let rows = (LOGITS_AT_A_TIME / vocabulary.max(1)).max(16);
+    (0..positions).step_by(rows as usize).map(move |first| (first, rows.min(positions - first)))
+}
+
+/// What the terms of one position are multiplied by.
+#[derive(Clone, Copy, Debug)]
+struct Weights {
+    cross_entropy: f64,
+    penalty: f64,
+    /// Whether positions that are no target have the penalty too.
+    penalty_everywhere: bool,
+}
+
+impl Weights {
+    /// The weights for all labels of a micro-batch.
+    fn of(rule: Rule, labels: &Tensor) -> Self {
+        match rule {
+            Rule::Corrected { targets, l2wrap } => {
+                let one = 1.0 / (targets.max(1) as f64);
+                Weights { cross_entropy: one, penalty: l2wrap * one, penalty_everywhere: false }
+            }
+            Rule::Reference { accumulation, l2wrap } => Weights {
+                cross_entropy: 1.0 / (count_targets(labels) as f64 * accumulation as f64),
+                penalty: l2wrap / labels.numel() as f64,
+                penalty_everywhere: true,
+            },
+        }
+    }
+}
+
+/// Per position of a piece of logits, all [N, 1].
+struct Terms {
+    /// ln Σ exp(logits).
+    log_sum: Tensor,
+    /// The largest logit and where it is.
+    largest: (Tensor, Tensor),
+    /// The target's logit; of token 0 where there is no target.
+    picked: Tensor,
+    /// 1 where there is a target, else 0.
+    is_target: Tensor,
+    /// The target; 0 where there is none.
+    target: Tensor,
+}
+
+impl Terms {
+    fn of(logits: &Tensor, labels: &Tensor) -> Result<Self> {
+        let labels = labels.unsqueeze(1);
+        let target = labels.clamp_min(0);
+        let picked = logits
+            .f_gather(1, &target, false)
+            .map_err(|e| Error::data("a label is not in the vocabulary").because(fault::torch(e).to_string()))?;
+        Ok(Terms {
+            log_sum: logits.logsumexp([1i64].as_slice(), true),
+            largest: logits.max_dim(1, true),
+            picked,
+            is_target: labels.ge(0).to_kind(logits.kind()),
+            target,
+        })
+    }
+
+    fn cross_entropy(&self) -> f64 {
+        ((&self.log_sum - &self.picked) * &self.is_target).sum(Kind::Double).double_value(&[])
+    }
+
+    /// Σ max² over target positions.
+    fn squares(&self) -> f64 {
+        (self.largest.0.square() * &self.is_target).sum(Kind::Double).double_value(&[])
+    }
+
+    fn gradient(&self, logits: &Tensor, weights: Weights) -> Tensor {
+        let weight = &self.is_target * weights.cross_entropy;
+        let mut gradient = (logits - &self.log_sum).exp_() * &weight;
+        let _ = gradient.scatter_add_(1, &self.target, &-weight);
+        if weights.penalty != 0.0 {
+            let mut penalty = &self.largest.0 * weights.penalty;
+            if !weights.penalty_everywhere {
+                penalty *= &self.is_target;
+            }
+            let _ = gradient.scatter_add_(1, &self.largest.1, &penalty);
+        }
+        gradient
+    }
+}
+
+/// (hidden [N, D], head [V, D], labels [N]) to (objective, [Σ cross-entropy, targets]). The gradients are
+/// made in the forward pass, piece by piece, while the logits of the piece are there.
+struct HeadLoss {
+    rule: Rule,
+}
+
+impl Operator for HeadLoss {
+    fn forward(&self, inputs: &[Tensor]) -> Result<Outputs> {
+        let [hidden, head, labels] = inputs else { return Err(Error::bug("the loss has three inputs")) };
+        let (wants_hidden, wants_head) = (hidden.requires_grad(), head.requires_grad());
+        let (hidden, head) = (hidden.detach(), head.detach());
+        let weights = Weights::of(self.rule, labels);
+        let (mut cross_entropy, mut squares) = (0.0, 0.0);
+        let mut d_hidden = Vec::new();
+        let mut d_head = head.zeros_like();
+        for (first, rows) in chunks(labels.numel() as i64, head.size()[0]) {
+            let (x, labels) = (hidden.narrow(0, first, rows), labels.narrow(0, first, rows));
+            let logits = x.linear(&head, None::<&Tensor>);
+            let terms = Terms::of(&logits, &labels)?;
+            cross_entropy += terms.cross_entropy();
+            if let Rule::Corrected { .. } = self.rule {
+                squares += terms.squares();
+            }
+            let d_logits = terms.gradient(&logits, weights);
+            if wants_hidden {
+                d_hidden.push(d_logits.matmul(&head));
+            }
+            if wants_head {
+                let _ = d_head.addmm_(&d_logits.tr(), &x);
+            }
+        }
+        let objective = cross_entropy * weights.cross_entropy + 0.5 * squares * weights.penalty;
+        let objective = Tensor::from(objective).to_kind(hidden.kind());
+        let sums = Tensor::from_slice(&[cross_entropy, count_targets(labels) as f64]).to_device(Device::Cpu);
+        let d_hidden = if wants_hidden { Tensor::cat(&d_hidden, 0) } else { Tensor::new() };
+        let d_head = if wants_head { d_head } else { Tensor::new() };
+        Ok(Outputs { results: vec![objective, sums], kept: vec![d_hidden, d_head] })
+    }
+
+    fn backward(&self, kept: &[Tensor], grads: &[Option<Tensor>], wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let Some(Some(upstream)) = grads.first() else { return Ok(vec![None, None, None]) };
+        let part = |index: usize| {
+            let part = kept.get(index).filter(|tensor| wanted[index] && tensor.defined())?;
+            Some(part * upstream)
+        };
+        Ok(vec![part(0), part(1), None])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::NO_TARGET;
+
+    fn leaf(size: &[i64], salt: f64) -> Tensor {
+        let n = Tensor::arange(size.iter().product::<i64>(), (Kind::Double, Device::Cpu));
+        ((n * 12.9898 + salt).sin() * 2.0).reshape(size).set_requires_grad(true)
+    }
+
+    fn labels() -> Tensor {
+        Tensor::from_slice(&[3i64, -100, 0, 6, -100, 2, 2, 1])
+    }
+
+    /// The corrected objective in torch's own operators.
+    fn plain(hidden: &Tensor, head: &Tensor, labels: &Tensor, targets: f64, l2wrap: f64) -> Tensor {
+        let logits = hidden.matmul(&head.tr());
+        let sum =
+            logits.log_softmax(-1, Kind::Double).g_nll_loss(labels, None::<&Tensor>, tch::Reduction::Sum, NO_TARGET);
+        let squares = (logits.max_dim(1, false).0.square() * labels.ge(0).to_kind(Kind::Double)).sum(Kind::Double);
+        (sum + squares * (0.5 * l2wrap)) / targets
+    }
+
+    fn close(x: &Tensor, y: &Tensor) {
+        let worst = (x - y).abs().max().double_value(&[]);
+        assert!(worst < 1e-12, "{worst:e}");
+    }
+
+    #[test]
+    fn the_corrected_rule_is_what_torch_differentiates() {
+        let (hidden, head) = (leaf(&[8, 5], 0.1), leaf(&[7, 5], 0.7));
+        let truth = plain(&hidden, &head, &labels(), 9.0, 0.3);
+        truth.backward();
+        let (d_hidden, d_head) = (hidden.grad().copy(), head.grad().copy());
+        let (hidden, head) = (leaf(&[8, 5], 0.1), leaf(&[7, 5], 0.7));
+        let loss = head_loss(&hidden, &head, &labels(), Rule::Corrected { targets: 9, l2wrap: 0.3 }).expect("runs");
+        loss.objective.backward();
+        close(&loss.objective, &truth);
+        close(&hidden.grad(), &d_hidden);
+        close(&head.grad(), &d_head);
+        assert_eq!(loss.targets, 6);
+        let (sum, targets) = cross_entropy(&hidden, &head, &labels()).expect("runs");
+        assert!((sum - loss.cross_entropy).abs() < 1e-9 && targets == 6);
+    }
+
+    #[test]
+    fn micro_batches_add_up_to_the_global_batch() {
+        let rule = Rule::Corrected { targets: 6, l2wrap: 0.3 };
+        let (hidden, head) = (leaf(&[8, 5], 0.1), leaf(&[7, 5], 0.7));
+        head_loss(&hidden, &head, &labels(), rule).expect("runs").objective.backward();
+        let whole = head.grad().copy();
+        let head = leaf(&[7, 5], 0.7);
+        for (first, rows) in [(0, 2), (2, 5), (7, 1)] {
+            let part = head_loss(&hidden.narrow(0, first, rows), &head, &labels().narrow(0, first, rows), rule);
+            part.expect("runs").objective.backward();
+        }
+        close(&head.grad(), &whole);
+    }
+
+    #[test]
+    fn padding_weighs_nothing_under_the_corrected_rule() {
+        let rule = Rule::Corrected { targets: 6, l2wrap: 0.3 };
+        let loss = |rows| {
+            let (hidden, head) = (leaf(&[8, 5], 0.1), leaf(&[7, 5], 0.7));
+            let labels =
+                Tensor::cat(&[labels().narrow(0, 0, 4), Tensor::full([4], NO_TARGET, (Kind::Int64, Device::Cpu))], 0);
+            head_loss(&hidden.narrow(0, 0, rows), &head, &labels.narrow(0, 0, rows), rule)
+                .expect("runs")
+                .objective
+                .backward();
+            head.grad().copy()
+        };
+        close(&loss(8), &loss(4));
+    }
+
+    #[test]
+    fn a_label_outside_the_vocabulary_is_an_error() {
+        let (hidden, head) = (leaf(&[1, 5], 0.1), leaf(&[7, 5], 0.7));
+        let labels = Tensor::from_slice(&[7i64]);
+        let rule = Rule::Corrected { targets: 1, l2wrap: 0.0 };
+        let error = head_loss(&hidden, &head, &labels, rule).expect_err("refuses");
+        assert!(error.to_string().contains("not in the vocabulary"), "{error}");
+    }
+}

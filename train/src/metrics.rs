@@ -1,0 +1,196 @@
+//! What a run writes down about itself: a line of JSON every few steps, and a summary at its end.
+
+use std::time::Instant;
+
+use midi_ingest::job::exit::{Error, Result};
+use midi_ingest::store::Store;
+use serde::{Deserialize, Serialize};
+
+use crate::step::StepReport;
+
+/// One line of `metrics.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    /// Optimiser steps done.
+    pub step: u64,
+    /// Cross-entropy in nats a target token, over the steps since the last line.
+    pub loss: f64,
+    /// Learning rate of the last of these steps.
+    pub lr: f64,
+    /// Gradient norm of the last of these steps, before clipping.
+    pub grad_norm: f64,
+    /// Positions trained on since the run began, padding left out.
+    pub tokens: u64,
+    /// Positions a second over the steps since the last line.
+    pub tokens_per_second: f64,
+    /// Cross-entropy over the validation split, if it was taken at this step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_loss: Option<f64>,
+}
+
+/// The file `metrics.jsonl` of a model. An object store cannot append, so the file is put as a whole.
+#[derive(Debug)]
+pub struct MetricLog {
+    store: Store,
+    name: String,
+    text: String,
+    last: Option<Line>,
+}
+
+impl MetricLog {
+    /// The log at `name`, cut back to its lines up to `step`: a resumed run writes the later ones again.
+    ///
+    /// # Errors
+    /// The store fails (74). Lines that are not readable are dropped.
+    pub fn open(store: &Store, name: &str, step: u64) -> Result<Self> {
+        let mut log = MetricLog { store: store.clone(), name: name.to_owned(), text: String::new(), last: None };
+        let old = store.get(name)?.unwrap_or_default();
+        for text in String::from_utf8_lossy(&old).lines() {
+            if let Ok(line) = serde_json::from_str::<Line>(text)
+                && line.step <= step
+            {
+                log.text.push_str(text);
+                log.text.push('\n');
+                log.last = Some(line);
+            }
+        }
+        Ok(log)
+    }
+
+    /// Adds a line.
+    ///
+    /// # Errors
+    /// The store fails (74).
+    pub fn add(&mut self, line: Line) -> Result<()> {
+        let text = serde_json::to_string(&line).map_err(|e| Error::bug("a metric does not serialise").because(e))?;
+        self.text.push_str(&text);
+        self.text.push('\n');
+        self.last = Some(line);
+        self.store.put(&self.name, self.text.clone().into_bytes())
+    }
+
+    /// The last line.
+    pub fn last(&self) -> Option<&Line> {
+        self.last.as_ref()
+    }
+}
+
+/// The steps since the last line.
+#[derive(Debug)]
+pub struct Window {
+    cross_entropy: f64,
+    targets: u64,
+    tokens: u64,
+    began: Instant,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Window { cross_entropy: 0.0, targets: 0, tokens: 0, began: Instant::now() }
+    }
+}
+
+impl Window {
+    /// Adds a step.
+    pub fn add(&mut self, report: &StepReport) {
+        self.cross_entropy += report.cross_entropy;
+        self.targets += report.targets;
+        self.tokens += report.tokens;
+    }
+
+    /// Cross-entropy in nats a target.
+    pub fn loss(&self) -> f64 {
+        self.cross_entropy / self.targets.max(1) as f64
+    }
+
+    /// Positions a second since the window began.
+    pub fn tokens_per_second(&self) -> f64 {
+        self.tokens as f64 / self.began.elapsed().as_secs_f64().max(1e-9)
+    }
+}
+
+/// `summary.json`: how a finished run ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Summary {
+    /// The model's name.
+    pub model: String,
+    /// Optimiser steps done.
+    pub step: u64,
+    /// Single parameters.
+    pub parameters: u64,
+    /// Positions trained on.
+    pub tokens: u64,
+    /// Cross-entropy of the last logged steps, in nats a target.
+    pub train_loss: f64,
+    /// Cross-entropy over the validation split, in nats a target; none if the split is empty.
+    pub valid_loss: Option<f64>,
+    /// Cross-entropy of predicting from the frequencies of the training targets alone.
+    pub unigram_loss: f64,
+    /// The last checkpoint's folder, as people find it.
+    pub checkpoint: String,
+    /// Fingerprint of the run.
+    pub key: String,
+}
+
+impl Summary {
+    /// The file's name below the model's folder.
+    pub const FILE: &'static str = "summary.json";
+
+    /// Writes the summary at `name`.
+    ///
+    /// # Errors
+    /// The store fails (74).
+    pub fn write(&self, store: &Store, name: &str) -> Result<()> {
+        let text =
+            serde_json::to_string_pretty(self).map_err(|e| Error::bug("a summary does not serialise").because(e))?;
+        store.put(name, text.into_bytes())
+    }
+
+    /// The summary at `name`, if there is a readable one.
+    ///
+    /// # Errors
+    /// The store fails (74).
+    pub fn read(store: &Store, name: &str) -> Result<Option<Self>> {
+        Ok(store.get(name)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+}
+
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let valid = self.valid_loss.map_or_else(|| "none".to_owned(), |loss| format!("{loss:.4}"));
+        write!(
+            f,
+            "{} after {} steps: training loss {:.4}, validation loss {valid}, from token frequencies alone {:.4}",
+            self.model, self.step, self.train_loss, self.unigram_loss
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(step: u64) -> Line {
+        Line { step, loss: 2.5, lr: 1e-3, grad_norm: 0.7, tokens: 10 * step, tokens_per_second: 5.0, valid_loss: None }
+    }
+
+    #[test]
+    fn a_reopened_log_forgets_what_will_be_written_again() {
+        let folder = tempfile::tempdir().expect("folder");
+        let store = Store::open(folder.path().to_str().expect("utf-8")).expect("opens");
+        let mut log = MetricLog::open(&store, "m/metrics.jsonl", 0).expect("opens");
+        for step in [10, 20, 30] {
+            log.add(line(step)).expect("adds");
+        }
+        let mut log = MetricLog::open(&store, "m/metrics.jsonl", 20).expect("opens");
+        assert_eq!(log.last(), Some(&line(20)));
+        log.add(line(25)).expect("adds");
+        let text = store.read("m/metrics.jsonl").expect("reads");
+        let steps: Vec<u64> = String::from_utf8_lossy(&text)
+            .lines()
+            .map(|text| serde_json::from_str::<Line>(text).expect("a line").step)
+            .collect();
+        assert_eq!(steps, [10, 20, 25]);
+    }
+}

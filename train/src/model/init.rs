@@ -1,0 +1,196 @@
+//! The first values of the parameters: a function of shape and seed alone, never of torch's own random
+//! numbers or of threads.
+
+use midi_ingest::job::draws::{Draws, Keyed};
+use tch::{Device, Kind, Tensor};
+
+use super::parameters::Parameters;
+use super::shape::Shape;
+
+/// Bound of the uniform embedding.
+const EMBEDDING: f64 = 1e-4;
+
+/// A network's first parameters.
+pub fn init(shape: Shape, seed: u64) -> Parameters {
+    let names = shape.parameters().into_iter();
+    names
+        .map(|(name, size)| {
+            let tensor = first(shape, seed, &name, &size);
+            (name, tensor)
+        })
+        .collect()
+}
+
+/// The first value of one parameter.
+fn first(shape: Shape, seed: u64, name: &str, size: &[usize]) -> Tensor {
+    let (layer, name_in_layer) = match name.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')) {
+        Some((layer, rest)) => (layer.parse().unwrap_or(0usize), rest),
+        None => (0, name),
+    };
+    let (l, d, v) = (shape.layers as f64, shape.width as f64, shape.vocabulary as f64);
+    // How deep the layer is: 0 to 1, and 1 to 1/L.
+    let depth = layer as f64 / (l - 1.0);
+    let height = 1.0 - layer as f64 / l;
+    // Mixes are functions of the channel's place p = c/D.
+    let place = |f: &dyn Fn(f64) -> f64| channels(size, &|c| f(c / d));
+    let orthogonal = |gain: f64| orthogonal(size, gain, &mut Keyed::new(seed, name, 0));
+    let constant = |value: f64| Tensor::full(long(size), value, (Kind::Float, Device::Cpu));
+    match name_in_layer {
+        "emb.weight" => uniform(size, EMBEDDING, &mut Keyed::new(seed, name, 0)),
+        "head.weight" => orthogonal(if v > d { 0.5 * (v / d).sqrt() } else { 0.5 }),
+        "att.ln_x.weight" => constant(((1.0 + layer as f64) / l).powf(0.7)),
+        "att.x_r" | "att.x_g" => place(&|p| 1.0 - p.powf(0.2 * height)),
+        "att.x_w" | "att.x_a" => place(&|p| 1.0 - p.powf(0.9 * height)),
+        "att.x_k" => place(&|p| 1.0 - (p.powf(0.9 * height) + 0.4 * depth)),
+        "att.x_v" => place(&|p| 1.0 - (p.powf(0.4 * height) + 0.6 * depth)),
+        "ffn.x_k" => place(&|p| 1.0 - p.powf(height.powi(4))),
+        "att.w0" => channels(size, &|c| -7.0 + 5.0 * (c / (d - 1.0)).powf(0.85 + depth.sqrt()) + 0.5),
+        "att.w2" | "att.a2" | "att.v2" | "att.g2" => {
+            let (rows, columns) = (size[0] as f64, size[1] as f64);
+            orthogonal(if rows > columns { 0.1 * (rows / columns).sqrt() } else { 0.1 })
+        }
+        "att.v0" | "att.k_a" => constant(1.0),
+        "att.k_k" => constant(0.85),
+        "att.receptance.weight" | "att.value.weight" | "ffn.key.weight" => orthogonal(1.0),
+        "att.key.weight" => orthogonal(0.1),
+        "ln1.weight" | "ln2.weight" | "ln0.weight" | "ln_out.weight" => constant(1.0),
+        // Biases, the inner half of every low-rank pair, a0, r_k, and the two matrices that close a branch.
+        _ => constant(0.0),
+    }
+}
+
+fn long(size: &[usize]) -> Vec<i64> {
+    size.iter().map(|&n| n as i64).collect()
+}
+
+/// f(c) for every channel c, computed in f64.
+fn channels(size: &[usize], f: &dyn Fn(f64) -> f64) -> Tensor {
+    let values: Vec<f32> = (0..size.iter().product()).map(|c: usize| f(c as f64) as f32).collect();
+    Tensor::from_slice(&values).reshape(long(size))
+}
+
+fn uniform(size: &[usize], bound: f64, draws: &mut Keyed) -> Tensor {
+    let values: Vec<f32> = (0..size.iter().product()).map(|_: usize| draws.uniform(-bound, bound) as f32).collect();
+    Tensor::from_slice(&values).reshape(long(size))
+}
+
+/// A random matrix whose rows (or columns, if there are fewer) are orthogonal and of length `gain`: the Q of
+/// a Gaussian's QR decomposition, with the signs of R's diagonal, which makes it uniform.
+fn orthogonal(size: &[usize], gain: f64, draws: &mut Keyed) -> Tensor {
+    let (rows, columns) = (size[0] as i64, size[1] as i64);
+    let values: Vec<f64> = (0..rows * columns).map(|_| normal(draws)).collect();
+    let gaussian = Tensor::from_slice(&values).reshape([rows.max(columns), rows.min(columns)]);
+    let (q, r) = Tensor::linalg_qr(&gaussian, "reduced");
+    let q = q * r.diagonal(0, 0, 1).sign();
+    let q = if rows < columns { q.tr() } else { q };
+    (q * gain).to_kind(Kind::Float).contiguous()
+}
+
+/// A standard normal number, by the method of Box and Muller.
+fn normal(draws: &mut Keyed) -> f64 {
+    let radius = (-2.0 * (1.0 - draws.uniform(0.0, 1.0)).ln()).sqrt();
+    radius * (std::f64::consts::TAU * draws.uniform(0.0, 1.0)).cos()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: Shape = Shape { layers: 3, width: 128, vocabulary: 300 };
+
+    fn value(parameters: &Parameters, name: &str) -> Vec<f32> {
+        Vec::try_from(parameters.get(name).expect("is there").flatten(0, -1)).expect("a vector")
+    }
+
+    #[test]
+    fn constants_are_exact() {
+        let p = init(SHAPE, 1);
+        let all = |name: &str, expected: f32| assert!(value(&p, name).iter().all(|&x| x == expected), "{name}");
+        for layer in 0..3 {
+            let name = |rest: &str| format!("blocks.{layer}.{rest}");
+            for zero in
+                ["att.w1", "att.a1", "att.v1", "att.g1", "att.a0", "att.r_k", "att.output.weight", "att.ln_x.bias"]
+            {
+                all(&name(zero), 0.0);
+            }
+            all(&name("ffn.value.weight"), 0.0);
+            all(&name("ln1.weight"), 1.0);
+            all(&name("ln2.bias"), 0.0);
+            all(&name("att.v0"), 1.0);
+            all(&name("att.k_a"), 1.0);
+            all(&name("att.k_k"), 0.85);
+            let depth = [1.0f64 / 3.0, 2.0 / 3.0, 1.0][layer];
+            all(&name("att.ln_x.weight"), depth.powf(0.7) as f32);
+        }
+        all("ln_out.weight", 1.0);
+        all("blocks.0.ln0.bias", 0.0);
+    }
+
+    #[test]
+    fn channel_functions_are_exact() {
+        let p = init(SHAPE, 1);
+        let at = |name: &str, channel: usize| f64::from(value(&p, name)[channel]);
+        let near = |x: f64, y: f64| assert!((x - y).abs() < 1e-6, "{x} {y}");
+        // Layer 1 of 3: depth ½, height ⅔; channel 32 of 128: p = ¼.
+        near(at("blocks.1.att.x_r", 32), 1.0 - 0.25f64.powf(0.2 * 2.0 / 3.0));
+        near(at("blocks.1.att.x_g", 32), 1.0 - 0.25f64.powf(0.2 * 2.0 / 3.0));
+        near(at("blocks.1.att.x_w", 32), 1.0 - 0.25f64.powf(0.6));
+        near(at("blocks.1.att.x_a", 32), 1.0 - 0.25f64.powf(0.6));
+        near(at("blocks.1.att.x_k", 32), 1.0 - 0.25f64.powf(0.6) - 0.2);
+        near(at("blocks.1.att.x_v", 32), 1.0 - 0.25f64.powf(0.8 / 3.0) - 0.3);
+        near(at("blocks.1.ffn.x_k", 32), 1.0 - 0.25f64.powf(16.0 / 81.0));
+        near(at("blocks.1.att.w0", 32), -6.5 + 5.0 * (32.0f64 / 127.0).powf(0.85 + 0.5f64.sqrt()));
+        // The first channel, where 0 to a power is 0, and the ends of the decay.
+        near(at("blocks.0.att.x_r", 0), 1.0);
+        near(at("blocks.2.att.x_v", 0), 0.4);
+        near(at("blocks.0.att.w0", 0), -6.5);
+        near(at("blocks.2.att.w0", 127), -1.5);
+    }
+
+    #[test]
+    fn orthogonal_matrices_have_their_gram_matrix() {
+        let p = init(SHAPE, 1);
+        let head = 0.5 * (300.0f64 / 128.0).sqrt();
+        for (name, gain) in [
+            ("head.weight", head),
+            ("blocks.0.att.receptance.weight", 1.0),
+            ("blocks.1.att.value.weight", 1.0),
+            ("blocks.1.att.key.weight", 0.1),
+            ("blocks.2.ffn.key.weight", 1.0),
+            ("blocks.0.att.w2", 0.1),
+            ("blocks.0.att.a2", 0.1),
+            ("blocks.1.att.v2", 0.1),
+            ("blocks.2.att.g2", 0.1),
+        ] {
+            let matrix = p.get(name).expect("is there").to_kind(Kind::Double);
+            let size = matrix.size();
+            let gram = if size[0] < size[1] { matrix.matmul(&matrix.tr()) } else { matrix.tr().matmul(&matrix) };
+            let expected = Tensor::eye(size[0].min(size[1]), (Kind::Double, Device::Cpu)) * (gain * gain);
+            let worst = (gram - expected).abs().max().double_value(&[]) / (gain * gain);
+            assert!(worst < 2e-6, "{name}: {worst:e}");
+        }
+    }
+
+    #[test]
+    fn the_embedding_is_uniform() {
+        let values = value(&init(SHAPE, 1), "emb.weight");
+        let count = values.len() as f64;
+        let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / count;
+        let variance = values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / count;
+        assert!(values.iter().all(|x| x.abs() <= 1e-4));
+        assert!(mean.abs() < 1e-6, "{mean:e}");
+        assert!((variance / (1e-8 / 3.0) - 1.0).abs() < 0.03, "{variance:e}");
+    }
+
+    #[test]
+    fn values_depend_on_the_seed_and_on_nothing_else() {
+        let (p, same, other) = (init(SHAPE, 1), init(SHAPE, 1), init(SHAPE, 2));
+        assert_eq!(p.shape().expect("a network"), SHAPE);
+        for ((name, tensor), (_, same)) in p.iter().zip(same.iter()) {
+            assert!(tensor.equal(same), "{name}");
+        }
+        assert!(!p.get("head.weight").expect("there").equal(other.get("head.weight").expect("there")));
+        let (r, v) = ("blocks.0.att.receptance.weight", "blocks.0.att.value.weight");
+        assert!(!p.get(r).expect("there").equal(p.get(v).expect("there")));
+    }
+}

@@ -1,0 +1,205 @@
+//! The network: embedding, blocks, head; over whole sequences for training, and from a carried state for
+//! generation.
+
+use std::sync::Arc;
+
+use midi_ingest::job::exit::{Error, Result};
+use tch::{Kind, Tensor, no_grad};
+
+use super::block::{Before, Block, LayerNorm};
+use super::parameters::Parameters;
+use super::shape::Shape;
+use super::state::State;
+use super::time_mix::Stages;
+use crate::fault;
+use crate::wkv::WkvBackend;
+
+/// RWKV-7 on given parameters.
+#[derive(Debug)]
+pub struct Rwkv7 {
+    shape: Shape,
+    parameters: Parameters,
+    backend: Arc<dyn WkvBackend>,
+    ln0: LayerNorm,
+    blocks: Vec<Block>,
+    ln_out: LayerNorm,
+    embedding: Tensor,
+    head: Tensor,
+}
+
+impl Rwkv7 {
+    /// The network on `parameters`, whose shapes say how large it is.
+    ///
+    /// # Errors
+    /// They are not those of an RWKV-7 network, or not f32: exit code 78.
+    pub fn new(parameters: Parameters, backend: Arc<dyn WkvBackend>) -> Result<Self> {
+        let shape = parameters.shape()?;
+        let blocks = (0..shape.layers).map(|layer| Block::of(&parameters, layer)).collect::<Result<_>>()?;
+        Ok(Rwkv7 {
+            shape,
+            backend,
+            ln0: LayerNorm::of(&parameters, "blocks.0.ln0")?,
+            blocks,
+            ln_out: LayerNorm::of(&parameters, "ln_out")?,
+            embedding: parameters.get("emb.weight")?.shallow_clone(),
+            head: parameters.get("head.weight")?.shallow_clone(),
+            parameters,
+        })
+    }
+
+    /// The shape.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The parameters by name.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The parameters, for an optimiser that changes them in place.
+    pub fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    /// The weights of the head, [V, D].
+    pub fn head(&self) -> &Tensor {
+        &self.head
+    }
+
+    /// Makes all parameters trainable, so that a backward pass leaves their gradients.
+    pub fn set_trainable(&mut self, trainable: bool) {
+        self.parameters.set_trainable(trainable);
+    }
+
+    /// Training's forward pass: ids [B, T] (i64) to logits [B, T, V]. `time_state`, one [H, 64, 64] a
+    /// layer, is the WKV state that every sequence starts from; zero if left out.
+    ///
+    /// # Errors
+    /// An id that the vocabulary does not have, or a time state that does not fit.
+    pub fn forward(&self, ids: &Tensor, time_state: Option<&[Tensor]>) -> Result<Tensor> {
+        Ok(self.logits(&self.hidden(ids, time_state)?))
+    }
+
+    /// As [`Rwkv7::forward`], up to the input of the head: [B, T, D].
+    ///
+    /// # Errors
+    /// As [`Rwkv7::forward`].
+    pub fn hidden(&self, ids: &Tensor, time_state: Option<&[Tensor]>) -> Result<Tensor> {
+        self.hidden_with_stages(ids, time_state, None).map(|(hidden, _)| hidden)
+    }
+
+    /// As [`Rwkv7::hidden`], with the state after the last token; `stages` is shown every activation.
+    ///
+    /// # Errors
+    /// As [`Rwkv7::forward`].
+    pub fn hidden_with_stages(
+        &self,
+        ids: &Tensor,
+        time_state: Option<&[Tensor]>,
+        stages: Option<Stages<'_>>,
+    ) -> Result<(Tensor, State)> {
+        let batch = ids.size2().map_err(fault::torch)?.0;
+        let expanded = time_state.map(|layers| self.expand(layers, batch)).transpose()?;
+        let before = |layer: usize| Before {
+            wkv: expanded.as_ref().map(|layers: &Vec<Tensor>| &layers[layer]),
+            ..Before::default()
+        };
+        let before: Vec<Before<'_>> = (0..self.blocks.len()).map(before).collect();
+        self.pass(ids, &before, true, stages)
+    }
+
+    /// The head: hidden rows [.., D] to logits [.., V].
+    pub fn logits(&self, hidden: &Tensor) -> Tensor {
+        hidden.linear(&self.head, None::<&Tensor>)
+    }
+
+    /// Generation's forward pass over prompts of one length: ids [B, T] (i64) after `state` to the logits
+    /// of the last token, [B, V], and the state after it. No state means the start of a sequence.
+    ///
+    /// # Errors
+    /// An id that the vocabulary does not have, or a state of another batch size.
+    pub fn prefill(&self, ids: &Tensor, state: Option<&State>) -> Result<(Tensor, State)> {
+        no_grad(|| {
+            let (hidden, state) = self.carry(ids, state)?;
+            Ok((self.logits(&hidden.select(1, -1)), state))
+        })
+    }
+
+    /// As [`Rwkv7::prefill`], with the logits of every token: [B, T, V].
+    ///
+    /// # Errors
+    /// As [`Rwkv7::prefill`].
+    pub fn prefill_all(&self, ids: &Tensor, state: Option<&State>) -> Result<(Tensor, State)> {
+        no_grad(|| {
+            let (hidden, state) = self.carry(ids, state)?;
+            Ok((self.logits(&hidden), state))
+        })
+    }
+
+    /// One token a sequence: ids `[B]` after `state` to logits `[B, V]` and the state after them.
+    ///
+    /// # Errors
+    /// As [`Rwkv7::prefill`].
+    pub fn step(&self, ids: &[i64], state: &State) -> Result<(Tensor, State)> {
+        self.prefill(&Tensor::from_slice(ids).unsqueeze(1), Some(state))
+    }
+
+    fn carry(&self, ids: &Tensor, state: Option<&State>) -> Result<(Tensor, State)> {
+        let batch = ids.size2().map_err(fault::torch)?.0;
+        if let Some(state) = state
+            && (state.batch() as i64 != batch || state.layers.len() != self.blocks.len())
+        {
+            return Err(Error::bug(format!("a state of {} sequences for {batch}", state.batch())));
+        }
+        let before: Vec<Before<'_>> = match state {
+            Some(state) => state.layers.iter().map(Before::from).collect(),
+            None => vec![Before::default(); self.blocks.len()],
+        };
+        self.pass(ids, &before, false, None)
+    }
+
+    /// The pass over all blocks, each from its entry of `before`.
+    fn pass(
+        &self,
+        ids: &Tensor,
+        before: &[Before<'_>],
+        differentiable: bool,
+        mut stages: Option<Stages<'_>>,
+    ) -> Result<(Tensor, State)> {
+        let embedded = Tensor::f_embedding(&self.embedding, ids, -1, false, false).map_err(|e| {
+            Error::data(format!("an id is not in the vocabulary of {} ids", self.shape.vocabulary))
+                .because(fault::torch(e).to_string())
+        })?;
+        let mut x = self.ln0.forward(&embedded);
+        if let Some(stages) = &mut stages {
+            stages("act.ln0", &x);
+        }
+        let mut v_first = None;
+        let mut layers = Vec::with_capacity(self.blocks.len());
+        for (block, &before) in self.blocks.iter().zip(before) {
+            let stages = stages.as_deref_mut().map(|stages| stages as Stages<'_>);
+            let passed = block.forward(&self.backend, &x, v_first.as_ref(), before, differentiable, stages)?;
+            (x, v_first) = (passed.x, Some(passed.v_first));
+            layers.push(passed.state);
+        }
+        let x = self.ln_out.forward(&x);
+        if let Some(stages) = &mut stages {
+            stages("act.ln_out", &x);
+        }
+        Ok((x, State { layers }))
+    }
+
+    /// Initial WKV states, one [H, 64, 64] a layer, for every sequence of a batch.
+    fn expand(&self, time_state: &[Tensor], batch: i64) -> Result<Vec<Tensor>> {
+        let (heads, head) = (self.shape.heads() as i64, super::shape::HEAD as i64);
+        let fits = |tensor: &Tensor| tensor.size() == [heads, head, head] && tensor.kind() == Kind::Float;
+        if time_state.len() != self.shape.layers || !time_state.iter().all(fits) {
+            return Err(Error::mismatch(format!(
+                "a time state is one f32 tensor [{heads}, {head}, {head}] a layer, for {} layers",
+                self.shape.layers
+            )));
+        }
+        Ok(time_state.iter().map(|layer| layer.unsqueeze(0).expand([batch, heads, head, head], false)).collect())
+    }
+}

@@ -1,0 +1,183 @@
+//! AdamW: Adam with bias correction and decoupled weight decay, on parameter groups.
+
+use midi_ingest::job::exit::Result;
+use tch::{Tensor, no_grad};
+
+use super::groups::{Group, group};
+use crate::config::OptimizerConfig;
+use crate::model::Parameters;
+
+/// The optimiser's state: two moments a parameter, and the number of updates done.
+#[derive(Debug)]
+pub struct AdamW {
+    config: OptimizerConfig,
+    updates: u64,
+    slots: Vec<Slot>,
+}
+
+/// One parameter's part.
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    group: Group,
+    first: Tensor,
+    second: Tensor,
+}
+
+/// Prefix of the first moments' names in a checkpoint.
+const FIRST: &str = "m.";
+/// Prefix of the second moments' names in a checkpoint.
+const SECOND: &str = "v.";
+
+impl AdamW {
+    /// With zero moments for `parameters`.
+    pub fn new(config: OptimizerConfig, parameters: &Parameters) -> Self {
+        let slot = |(name, tensor): (&str, &Tensor)| Slot {
+            name: name.to_owned(),
+            group: group(name, &tensor.size()),
+            first: tensor.detach().zeros_like(),
+            second: tensor.detach().zeros_like(),
+        };
+        AdamW { config, updates: 0, slots: parameters.iter().map(slot).collect() }
+    }
+
+    /// With the moments that [`AdamW::moments`] gave, after `updates` updates of `parameters`.
+    ///
+    /// # Errors
+    /// A moment is missing or of another shape: exit code 78.
+    pub fn resume(
+        config: OptimizerConfig,
+        parameters: &Parameters,
+        moments: &Parameters,
+        updates: u64,
+    ) -> Result<Self> {
+        let mut optimizer = AdamW::new(config, parameters);
+        optimizer.updates = updates;
+        for slot in &mut optimizer.slots {
+            for (prefix, moment) in [(FIRST, &mut slot.first), (SECOND, &mut slot.second)] {
+                let name = format!("{prefix}{}", slot.name);
+                let saved = moments.get(&name)?;
+                if saved.size() != moment.size() {
+                    return Err(midi_ingest::job::exit::Error::mismatch(format!(
+                        "the optimiser's `{name}` is {:?} instead of {:?}",
+                        saved.size(),
+                        moment.size()
+                    )));
+                }
+                moment.copy_(saved);
+            }
+        }
+        Ok(optimizer)
+    }
+
+    /// The moments by name: `m.<parameter>` and `v.<parameter>`. They share memory with the optimiser.
+    pub fn moments(&self) -> Parameters {
+        let both = |slot: &Slot| {
+            [
+                (format!("{FIRST}{}", slot.name), slot.first.shallow_clone()),
+                (format!("{SECOND}{}", slot.name), slot.second.shallow_clone()),
+            ]
+        };
+        self.slots.iter().flat_map(both).collect()
+    }
+
+    /// Updates done.
+    pub fn updates(&self) -> u64 {
+        self.updates
+    }
+
+    /// Changes `parameters`, the ones that the optimiser was made for, by their gradients multiplied by
+    /// `factor`, at the learning rate `lr`. A parameter without a gradient stays as it is: its moments are
+    /// zero, and no such parameter decays.
+    ///
+    /// # Errors
+    /// A parameter is missing.
+    pub fn update(&mut self, parameters: &Parameters, lr: f64, factor: f64) -> Result<()> {
+        self.updates += 1;
+        let OptimizerConfig { beta1, beta2, epsilon, weight_decay, .. } = self.config;
+        let correction = |beta: f64| 1.0 - beta.powf(self.updates as f64);
+        let (correction1, correction2) = (correction(beta1), correction(beta2));
+        no_grad(|| {
+            for slot in &mut self.slots {
+                let mut parameter = parameters.get(&slot.name)?.shallow_clone();
+                let grad = parameter.grad();
+                if !grad.defined() {
+                    continue;
+                }
+                let grad = if factor == 1.0 { grad } else { grad * factor };
+                let _ = slot.first.lerp_(&grad, 1.0 - beta1);
+                let _ = slot.second.lerp_(&grad.square(), 1.0 - beta2);
+                let root = (&slot.second / correction2).sqrt_() + epsilon;
+                let rate = lr * slot.group.rate;
+                if slot.group.decays {
+                    let _ = parameter.g_mul_scalar_(1.0 - rate * weight_decay);
+                }
+                parameter -= &slot.first / root * (rate / correction1);
+            }
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Kind;
+
+    use super::*;
+
+    fn parameters() -> Parameters {
+        let leaf = |values: &[f32], size: &[i64]| Tensor::from_slice(values).reshape(size).set_requires_grad(true);
+        [
+            ("a.weight".to_owned(), leaf(&[1.0, -2.0, 3.0, -4.0], &[2, 2])),
+            ("blocks.0.att.w0".to_owned(), leaf(&[1.0, 2.0], &[1, 1, 2])),
+            ("unused".to_owned(), leaf(&[5.0], &[1])),
+        ]
+        .into_iter()
+        .collect()
+    }
+
+    fn run_backward(parameters: &Parameters) {
+        let sum = |name: &str| parameters.get(name).expect("there").square().sum(Kind::Float);
+        (sum("a.weight") + sum("blocks.0.att.w0")).backward();
+    }
+
+    #[test]
+    fn the_first_update_moves_every_element_by_its_rate() {
+        let p = parameters();
+        let config = OptimizerConfig { weight_decay: 0.5, ..OptimizerConfig::default() };
+        let mut optimizer = AdamW::new(config, &p);
+        run_backward(&p);
+        optimizer.update(&p, 0.1, 1e-12).expect("updates");
+        let values = |name: &str| Vec::<f32>::try_from(p.get(name).expect("there").flatten(0, -1)).expect("a vector");
+        let near = |x: Vec<f32>, y: &[f32]| assert!(x.iter().zip(y).all(|(x, y)| (x - y).abs() < 1e-5), "{x:?} {y:?}");
+        near(values("a.weight"), &[0.85, -1.8, 2.75, -3.7]);
+        near(values("blocks.0.att.w0"), &[0.8, 1.8]);
+        near(values("unused"), &[5.0]);
+    }
+
+    #[test]
+    fn a_resumed_optimiser_continues_bit_for_bit() {
+        let run = |interrupted: bool| {
+            let mut p = parameters();
+            let mut optimizer = AdamW::new(OptimizerConfig::default(), &p);
+            for step in 0..6 {
+                if interrupted && step == 3 {
+                    let copies = |map: &Parameters| -> Parameters {
+                        map.iter().map(|(name, tensor)| (name.to_owned(), tensor.detach().copy())).collect()
+                    };
+                    let (saved, moments) = (copies(&p), copies(&optimizer.moments()));
+                    p = saved;
+                    p.set_trainable(true);
+                    optimizer = AdamW::resume(OptimizerConfig::default(), &p, &moments, 3).expect("resumes");
+                }
+                p.clear_gradients();
+                run_backward(&p);
+                optimizer.update(&p, 0.1, 0.7).expect("updates");
+            }
+            p
+        };
+        for ((name, whole), (_, parts)) in run(false).iter().zip(run(true).iter()) {
+            assert!(whole.equal(parts), "{name}");
+        }
+    }
+}

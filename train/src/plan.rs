@@ -1,0 +1,235 @@
+//! What a training run will do, derived from its configuration and the data set, and checked: everything
+//! that follows is printed and stored before the first step.
+
+use std::fmt;
+
+use midi_ingest::job::config::key_of;
+use midi_ingest::job::exit::{Error, Result};
+use midi_ingest::shard::{Manifest, Split};
+use serde::Serialize;
+
+use crate::config::TrainConfig;
+use crate::data::Order;
+use crate::model::Shape;
+
+/// A checked run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TrainPlan {
+    /// The model's name: that of its table.
+    pub model: String,
+    /// The network's shape.
+    pub shape: Shape,
+    /// Single parameters of the network.
+    pub parameters: u64,
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Sequences in a step.
+    pub global_batch: usize,
+    /// Sequences in one forward and backward pass.
+    pub micro_batch: usize,
+    /// Training samples.
+    pub samples: u64,
+    /// Validation samples.
+    pub valid_samples: u64,
+    /// The longest sample, in tokens.
+    pub context_tokens: usize,
+    /// Tokens in a step, on average, padding left out.
+    pub tokens_per_step: f64,
+    /// How often the training samples are seen.
+    pub epochs: f64,
+    /// Fingerprint of the order of samples.
+    pub order: String,
+    /// Fingerprint of the vocabulary.
+    pub vocabulary: String,
+    /// The run's seed.
+    pub seed: u64,
+    /// Fingerprint of all that determines the run's result: data, model, batch, schedule, optimiser, seed.
+    pub key: String,
+}
+
+impl TrainPlan {
+    /// The plan of `config` on the data set of `manifest`.
+    ///
+    /// # Errors
+    /// A value that cannot be (78), or a data set without training samples (65).
+    pub fn new(model: &str, seed: u64, config: &TrainConfig, manifest: &Manifest) -> Result<Self> {
+        check(config).map_err(|e| {
+            let hint = e.hint_text().map(str::to_owned);
+            let text = e.to_string();
+            let text = text.split("\nhint: ").next().unwrap_or_default();
+            let error = Error::new(e.exit(), format!("`train.{model}`: {text}"));
+            hint.into_iter().fold(error, Error::hint)
+        })?;
+        let shape = Shape::new(config.model.layers, config.model.width, manifest.vocabulary.size)?;
+        let train = manifest.split(Split::Train);
+        if train.samples == 0 {
+            return Err(Error::data("the data set has no training samples")
+                .hint("look at the counts in `ingest/manifest.json`: were the files rejected or skipped?"));
+        }
+        let seen = config.steps as f64 * config.global_batch as f64;
+        Ok(TrainPlan {
+            model: model.to_owned(),
+            shape,
+            parameters: shape.count(),
+            steps: config.steps,
+            global_batch: config.global_batch,
+            micro_batch: config.micro_batch.unwrap_or(config.global_batch),
+            samples: train.samples,
+            valid_samples: manifest.split(Split::Valid).samples,
+            context_tokens: manifest.context_tokens,
+            tokens_per_step: train.tokens as f64 / train.samples as f64 * config.global_batch as f64,
+            epochs: seen / train.samples as f64,
+            order: Order::new(seed, train.samples).fingerprint(),
+            vocabulary: manifest.vocabulary.fingerprint.clone(),
+            seed,
+            key: key_of(&(
+                &manifest.key,
+                &manifest.vocabulary.fingerprint,
+                &config.model,
+                config.global_batch,
+                config.steps,
+                &config.schedule,
+                &config.optimizer,
+                seed,
+            )),
+        })
+    }
+}
+
+/// What can be said about a configuration without data.
+fn check(config: &TrainConfig) -> Result<()> {
+    let refuse = |key: &str, value: &dyn fmt::Display, rule: &str| {
+        Err(Error::mismatch(format!("`{key}` is {value}; it must be {rule}")))
+    };
+    let TrainConfig { schedule, optimizer, checkpoint, .. } = config;
+    Shape::new(config.model.layers, config.model.width, 1)?;
+    for (key, value) in [
+        ("global-batch", config.global_batch as u64),
+        ("steps", config.steps),
+        ("log-every-steps", config.log_every_steps),
+        ("checkpoint.every-steps", checkpoint.every_steps),
+        ("micro-batch", config.micro_batch.unwrap_or(1) as u64),
+        ("valid-every-steps", config.valid_every_steps.unwrap_or(1)),
+        ("threads", config.threads.unwrap_or(1) as u64),
+    ] {
+        if value == 0 {
+            return refuse(key, &value, "at least 1");
+        }
+    }
+    if config.micro_batch.is_some_and(|micro| micro > config.global_batch) {
+        return refuse("micro-batch", &config.micro_batch.unwrap_or(0), "at most `global-batch`");
+    }
+    if checkpoint.keep < 2 {
+        return refuse("checkpoint.keep", &checkpoint.keep, "at least 2, so that one is left if the newest is broken");
+    }
+    for (key, value) in [
+        ("schedule.lr", schedule.lr),
+        ("schedule.lr-final", schedule.lr_final),
+        ("optimizer.clip-norm", optimizer.clip_norm),
+        ("optimizer.epsilon", optimizer.epsilon),
+    ] {
+        if !(value.is_finite() && value > 0.0) {
+            return refuse(key, &value, "above 0");
+        }
+    }
+    for (key, value) in [("optimizer.weight-decay", optimizer.weight_decay), ("optimizer.l2wrap", optimizer.l2wrap)] {
+        if !(value.is_finite() && value >= 0.0) {
+            return refuse(key, &value, "0 or above");
+        }
+    }
+    for (key, value) in [("optimizer.beta1", optimizer.beta1), ("optimizer.beta2", optimizer.beta2)] {
+        if !(0.0..1.0).contains(&value) {
+            return refuse(key, &value, "from 0 to below 1");
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Display for TrainPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shape { layers, width, vocabulary } = self.shape;
+        writeln!(f, "model {}: {} parameters (L{layers} D{width} V{vocabulary})", self.model, self.parameters)?;
+        writeln!(
+            f,
+            "  data: {} training and {} validation samples of up to {} tokens, vocabulary {}",
+            self.samples,
+            self.valid_samples,
+            self.context_tokens,
+            self.vocabulary.get(..16).unwrap_or(&self.vocabulary)
+        )?;
+        writeln!(
+            f,
+            "  run: {} steps of {} samples ({} at a time), {:.0} tokens a step, {:.2} epochs",
+            self.steps, self.global_batch, self.micro_batch, self.tokens_per_step, self.epochs
+        )?;
+        write!(f, "  seed {}, order {}, key {}", self.seed, self.order, self.key.get(..16).unwrap_or(&self.key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use midi_ingest::job::Experiment;
+    use midi_ingest::job::exit::Exit;
+    use midi_ingest::shard::{FileRecord, UnitRecord, VocabularyRecord};
+
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let vocabulary =
+            VocabularyRecord { file: "t.json".into(), size: 300, fingerprint: "f".repeat(64), no_loss_ids: vec![] };
+        let shard = FileRecord { path: "a".into(), bytes: 1, sha256: "s".into(), rows: 40, tokens: 4000 };
+        let unit = UnitRecord {
+            key: "k".into(),
+            unit: "u".into(),
+            songs: FileRecord { path: "s".into(), rows: 1, tokens: 0, ..shard.clone() },
+            shards: [(Split::Train, shard)].into_iter().collect(),
+            counts: Default::default(),
+        };
+        Manifest::of_units("k", vocabulary, 128, &[unit])
+    }
+
+    fn plan(sets: &[&str]) -> Result<TrainPlan> {
+        let text = "[train.m]\nsteps = 10\nglobal-batch = 8\n[train.m.model]\nlayers = 2\nwidth = 64\n";
+        let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
+        let experiment = Experiment::parse(std::path::Path::new("x.toml"), text, &sets)?;
+        TrainPlan::new("m", experiment.seed, &experiment.section("train.m")?, &manifest())
+    }
+
+    #[test]
+    fn numbers_are_derived() {
+        let plan = plan(&[]).expect("fits");
+        assert_eq!((plan.tokens_per_step, plan.epochs, plan.micro_batch), (800.0, 2.0, 8));
+        assert_eq!(plan.parameters, Shape::new(2, 64, 300).expect("fits").count());
+    }
+
+    #[test]
+    fn the_key_follows_what_changes_the_result_only() {
+        let key = |sets: &[&str]| plan(sets).expect("fits").key;
+        let base = key(&[]);
+        for same in
+            ["train.m.threads=3", "train.m.micro-batch=2", "train.m.log-every-steps=7", "train.m.checkpoint.keep=5"]
+        {
+            assert_eq!(key(&[same]), base, "{same}");
+        }
+        for other in ["seed=1", "train.m.steps=11", "train.m.schedule.lr=0.5", "train.m.optimizer.beta2=0.5"] {
+            assert_ne!(key(&[other]), base, "{other}");
+        }
+    }
+
+    #[test]
+    fn impossible_values_are_refused_by_name() {
+        for (set, key) in [
+            ("train.m.steps=0", "steps"),
+            ("train.m.micro-batch=9", "micro-batch"),
+            ("train.m.checkpoint.keep=1", "checkpoint.keep"),
+            ("train.m.schedule.lr=-1.0", "schedule.lr"),
+            ("train.m.optimizer.beta1=1.0", "optimizer.beta1"),
+            ("train.m.model.width=65", "width"),
+        ] {
+            let error = plan(&[set]).expect_err(set);
+            assert_eq!(error.exit(), Exit::Mismatch);
+            assert!(error.to_string().contains(&format!("`train.m`: `{key}` is")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The WKV operator on CPU cores: f32, sequential in time, one (sequence, head) a task.
+
+use midi_ingest::job::exit::{Error, Result};
+use rayon::ThreadPool;
+use rayon::prelude::*;
+use tch::Tensor;
+
+use super::kernel::{self, CHUNK, Flavour, Head, HeadGradients, N, Row, State, Strided};
+use super::lanes::{Fresh, Lanes};
+use super::{Forward, Gradients, HEAD, Inputs, Sizes, WkvBackend};
+
+/// Steps of all heads together below which starting threads costs more than it saves.
+const WORTH_THREADS: usize = 64;
+
+/// The implementation for the CPU. Its results do not depend on the number of threads.
+#[derive(Debug)]
+pub struct CpuWkv {
+    pool: ThreadPool,
+    flavour: Flavour,
+}
+
+impl CpuWkv {
+    /// With as many threads as `threads`, or as there are cores.
+    ///
+    /// # Errors
+    /// The threads cannot be started.
+    pub fn new(threads: Option<usize>) -> Result<Self> {
+        Self::with(threads, Flavour::detect())
+    }
+
+    /// As [`CpuWkv::new`], without any instruction that not every machine has.
+    ///
+    /// # Errors
+    /// As [`CpuWkv::new`].
+    pub fn portable(threads: Option<usize>) -> Result<Self> {
+        Self::with(threads, Flavour::Portable)
+    }
+
+    fn with(threads: Option<usize>, flavour: Flavour) -> Result<Self> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.unwrap_or(0))
+            .thread_name(|i| format!("wkv-{i}"))
+            .build()
+            .map_err(|e| Error::bug("cannot start the threads of the WKV operator").because(e))?;
+        Ok(CpuWkv { pool, flavour })
+    }
+
+    /// Runs `work` on every task, on the pool if there is enough to do.
+    fn each<T: Send>(&self, sizes: Sizes, tasks: Vec<T>, work: impl Fn(usize, T) + Sync + Send) {
+        if sizes.batch * sizes.heads * sizes.time < WORTH_THREADS || self.pool.current_num_threads() == 1 {
+            tasks.into_iter().enumerate().for_each(|(index, task)| work(index, task));
+        } else {
+            self.pool.install(|| tasks.into_par_iter().enumerate().for_each(|(index, task)| work(index, task)));
+        }
+    }
+}
+
+impl WkvBackend for CpuWkv {
+    fn name(&self) -> &'static str {
+        match self.flavour {
+            Flavour::Portable => "cpu",
+            #[cfg(target_arch = "x86_64")]
+            Flavour::Avx2 => "cpu-avx2",
+        }
+    }
+
+    fn forward(&self, inputs: Inputs<'_>, keep: bool) -> Result<Forward> {
+        let sizes = inputs.sizes()?;
+        let read = Read::of(&inputs)?;
+        let rows = read.rows(sizes);
+        let Sizes { batch, time, heads } = sizes;
+        let chunks = if keep { time.div_ceil(CHUNK) } else { 0 };
+        let mut y = Fresh::zeros(&inputs.r.size())?;
+        let mut state = initial(&inputs, inputs.s0, sizes)?;
+        let mut border = Fresh::zeros(&[batch as i64, heads as i64, chunks as i64, HEAD, HEAD])?;
+
+        let mut borders = states_mut(border.values());
+        let tasks: Vec<_> = by_head(y.values(), sizes)
+            .into_iter()
+            .zip(states_mut(state.values()))
+            .map(|(y, state)| (y, state, borders.split_off_mut(..chunks).unwrap_or_default()))
+            .collect();
+        self.each(sizes, tasks, |index, (mut y, state, border)| {
+            kernel::forward(self.flavour, &rows.head(index), state, &mut y, border);
+        });
+        let kept = if keep { vec![border.done()] } else { Vec::new() };
+        Ok(Forward { y: y.done(), state: state.done(), kept })
+    }
+
+    fn backward(
+        &self,
+        inputs: Inputs<'_>,
+        kept: &[Tensor],
+        dy: &Tensor,
+        d_state: Option<&Tensor>,
+    ) -> Result<Gradients> {
+        let sizes = inputs.sizes()?;
+        let [border] = kept else { return Err(Error::bug("the cpu WKV backend kept nothing")) };
+        let read = Read::of(&inputs)?;
+        let rows = read.rows(sizes);
+        let border = Lanes::of(border)?;
+        let (borders, chunks) = (states(border.values()), sizes.time.div_ceil(CHUNK));
+        if dy.size() != inputs.r.size() || borders.len() != sizes.batch * sizes.heads * chunks {
+            return Err(Error::bug(format!("the gradient of the WKV operator is {:?} for {sizes:?}", dy.size())));
+        }
+        let dy = Lanes::of(dy)?;
+        let dy = dy.values();
+        let mut g = initial(&inputs, d_state, sizes)?;
+        let mut fresh = Vec::new();
+        for _ in 0..6 {
+            fresh.push(Fresh::zeros(&inputs.r.size())?);
+        }
+        let [dr, dd, dk, dv, da, db] = fresh.as_mut_slice() else {
+            return Err(Error::bug("six gradients were made"));
+        };
+        let lists = [dr, dd, dk, dv, da, db].map(|grad| by_head(grad.values(), sizes).into_iter());
+        let [mut r, mut d, mut k, mut v, mut a, mut b] = lists;
+        let mut grads = Vec::new();
+        while let (Some(r), Some(d), Some(k), Some(v), Some(a), Some(b)) =
+            (r.next(), d.next(), k.next(), v.next(), a.next(), b.next())
+        {
+            grads.push(HeadGradients { r, d, k, v, a, b });
+        }
+        let tasks: Vec<_> = grads.into_iter().zip(states_mut(g.values())).collect();
+        self.each(sizes, tasks, |index, (mut grads, g)| {
+            let border = &borders[index * chunks..][..chunks];
+            let dy = strided(dy, sizes, index);
+            kernel::backward(self.flavour, &rows.head(index), border, dy, g, &mut grads);
+        });
+        let mut done = fresh.into_iter().map(Fresh::done);
+        let mut next = || done.next().ok_or_else(|| Error::bug("six gradients were made"));
+        let (dr, dd, dk, dv, da, db) = (next()?, next()?, next()?, next()?, next()?, next()?);
+        // dw = dd · d · (−exp w), and −exp w is the logarithm of d.
+        let dw = dd * &read.decay * &read.log_decay;
+        Ok(Gradients { dr, dw, dk, dv, da, db, ds0: g.done() })
+    }
+}
+
+/// The inputs in memory, with the decay after its exponentials.
+struct Read {
+    r: Lanes,
+    d: Lanes,
+    k: Lanes,
+    v: Lanes,
+    a: Lanes,
+    b: Lanes,
+    decay: Tensor,
+    log_decay: Tensor,
+}
+
+/// The inputs as slices, which threads can share.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    sizes: Sizes,
+    r: &'a [f32],
+    d: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    a: &'a [f32],
+    b: &'a [f32],
+}
+
+impl Read {
+    fn of(inputs: &Inputs<'_>) -> Result<Self> {
+        let log_decay = -inputs.w.detach().exp();
+        let decay = log_decay.exp();
+        Ok(Read {
+            r: Lanes::of(inputs.r)?,
+            d: Lanes::of(&decay)?,
+            k: Lanes::of(inputs.k)?,
+            v: Lanes::of(inputs.v)?,
+            a: Lanes::of(inputs.a)?,
+            b: Lanes::of(inputs.b)?,
+            decay,
+            log_decay,
+        })
+    }
+
+    fn rows(&self, sizes: Sizes) -> Rows<'_> {
+        Rows {
+            sizes,
+            r: self.r.values(),
+            d: self.d.values(),
+            k: self.k.values(),
+            v: self.v.values(),
+            a: self.a.values(),
+            b: self.b.values(),
+        }
+    }
+}
+
+impl<'a> Rows<'a> {
+    /// The inputs of task `index`: sequence by sequence, head by head.
+    fn head(self, index: usize) -> Head<'a> {
+        let rows = |values| strided(values, self.sizes, index);
+        Head { r: rows(self.r), d: rows(self.d), k: rows(self.k), v: rows(self.v), a: rows(self.a), b: rows(self.b) }
+    }
+}
+
+/// A fresh state holding `given`, or zeros.
+fn initial(inputs: &Inputs<'_>, given: Option<&Tensor>, sizes: Sizes) -> Result<Fresh> {
+    let shape = [sizes.batch as i64, sizes.heads as i64, HEAD, HEAD];
+    let mut state = Fresh::zeros(&shape)?;
+    if let Some(given) = given {
+        if given.size() != shape {
+            return Err(Error::bug(format!("a WKV state is {:?} for inputs {:?}", given.size(), inputs.r.size())));
+        }
+        state.values().copy_from_slice(Lanes::of(given)?.values());
+    }
+    Ok(state)
+}
+
+/// The rows of task `index` in values [B, T, H, 64].
+fn strided(values: &[f32], Sizes { time, heads, .. }: Sizes, index: usize) -> Strided<'_> {
+    let rows: &[Row] = values.as_chunks::<N>().0;
+    Strided::new(&rows[index / heads * time * heads..][..time * heads], heads, index % heads)
+}
+
+/// The rows of values [B, T, H, 64], a list a (sequence, head).
+fn by_head(values: &mut [f32], Sizes { batch, time, heads }: Sizes) -> Vec<Vec<&mut Row>> {
+    let mut lists: Vec<Vec<&mut Row>> = (0..batch * heads).map(|_| Vec::with_capacity(time)).collect();
+    for (index, row) in values.as_chunks_mut::<N>().0.iter_mut().enumerate() {
+        lists[index / (time * heads) * heads + index % heads].push(row);
+    }
+    lists
+}
+
+fn states(values: &[f32]) -> &[State] {
+    values.as_chunks::<N>().0.as_chunks::<N>().0
+}
+
+fn states_mut(values: &mut [f32]) -> &mut [State] {
+    values.as_chunks_mut::<N>().0.as_chunks_mut::<N>().0
+}

@@ -1,0 +1,293 @@
+//! The trainer from end to end, on a small data set written with ingest's own writers.
+#![cfg(feature = "torch")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use midi_ingest::job::exit::{Exit, Result};
+use midi_ingest::job::{Experiment, Progress, Shutdown};
+use midi_ingest::shard::{
+    Counts, FileRecord, MANIFEST, Manifest, Sample, Split, UnitRecord, VocabularyRecord, write_shard,
+};
+use midi_ingest::store::Store;
+use midi_train::checkpoint::{COMMIT, Checkpoints, open_model};
+use midi_train::data::{Dataset, NO_TARGET, unigram_loss};
+use midi_train::metrics::Line;
+use midi_train::trainer::{self, Finished};
+use midi_train::wkv::CpuWkv;
+
+const VOCABULARY: usize = 24;
+/// An id that is never a target.
+const CONTROL: u16 = 23;
+
+/// Sequences that count up in steps of their own from a start of their own, after a control token.
+fn samples(count: u32, salt: u32) -> Vec<Sample> {
+    let sample = |pass: u32| {
+        let (start, stride, length) = (pass * 5 + salt, 1 + pass % 3, 8 + (pass * 7 + salt) % 12);
+        let ids = (0..length).map(|i| ((start + i * stride) % 20) as u16);
+        let input_ids = [20 + stride as u16 - 1, CONTROL].into_iter().chain(ids).collect();
+        Sample { song: format!("song{pass}"), pass, kind: "bars", track: 0, bar: 0, bars: 1, input_ids }
+    };
+    (0..count).map(sample).collect()
+}
+
+/// Writes the data set below `out` and returns its manifest.
+fn ingest(out: &Path, fingerprint: &str) -> Manifest {
+    let store = Store::open(out.join("ingest").to_str().expect("utf-8")).expect("opens");
+    let write = |name: &str, split: Split, samples: &[Sample]| {
+        let bytes = write_shard(samples).expect("a shard");
+        let path = format!("shards/{}/{name}.arrow", split.name());
+        store.put(&path, bytes.clone()).expect("puts");
+        FileRecord::of(path, &bytes, samples.len(), samples.iter().map(|s| s.input_ids.len()).sum())
+    };
+    let unit = |name: &str, shards: BTreeMap<Split, FileRecord>| UnitRecord {
+        key: "data".into(),
+        unit: name.into(),
+        songs: FileRecord::of(format!("songs/{name}.parquet"), b"", 0, 0),
+        shards,
+        counts: Counts::default(),
+    };
+    let units = [
+        unit("a", BTreeMap::from([(Split::Train, write("a", Split::Train, &samples(17, 0)))])),
+        unit(
+            "b",
+            BTreeMap::from([
+                (Split::Train, write("b", Split::Train, &samples(14, 3))),
+                (Split::Valid, write("b", Split::Valid, &samples(6, 9))),
+            ]),
+        ),
+    ];
+    let vocabulary = VocabularyRecord {
+        file: "tokenizer.json".into(),
+        size: VOCABULARY,
+        fingerprint: fingerprint.into(),
+        no_loss_ids: vec![CONTROL],
+    };
+    let manifest = Manifest::of_units("data", vocabulary, 32, &units);
+    store.put(MANIFEST, serde_json::to_vec(&manifest).expect("serialises")).expect("puts");
+    manifest
+}
+
+fn experiment(out: &Path, sets: &[&str]) -> Experiment {
+    let text = "seed = 5\n[train.small]\nsteps = 40\nglobal-batch = 8\nlog-every-steps = 5\nvalid-every-steps = 20\n\
+                threads = 2\n[train.small.model]\nlayers = 2\nwidth = 64\n\
+                [train.small.schedule]\nlr = 0.004\nlr-final = 0.0004\nwarmup-steps = 5\n\
+                [train.small.checkpoint]\nevery-steps = 10\n";
+    let out = format!("out={}", out.display());
+    let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).chain([out]).collect();
+    Experiment::parse(Path::new("small.toml"), text, &sets).expect("parses")
+}
+
+fn train(out: &Path, sets: &[&str]) -> Result<Finished> {
+    trainer::run(&experiment(out, sets), "small", &Progress::silent(), &Shutdown::manual())
+}
+
+fn checkpoints(out: &Path) -> Checkpoints {
+    Checkpoints::new(Store::open(out.to_str().expect("utf-8")).expect("opens"), "train/small")
+}
+
+fn file(out: &Path, name: &str) -> Vec<u8> {
+    std::fs::read(out.join("train/small").join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// Runs until the step after which the stop flag is seen: one step a run.
+fn one_step(out: &Path) -> Exit {
+    let shutdown = Shutdown::manual();
+    shutdown.ask();
+    let run = trainer::run(&experiment(out, &[]), "small", &Progress::silent(), &shutdown);
+    run.map_or_else(|error| error.exit(), |_| Exit::Done)
+}
+
+#[test]
+fn a_run_learns_and_leaves_its_records() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path();
+    let manifest = ingest(out, "v1");
+    let finished = train(out, &[]).expect("trains");
+    let summary = finished.summary;
+    assert!(!finished.already);
+    assert_eq!(
+        (summary.step, summary.parameters),
+        (40, midi_train::model::Shape::new(2, 64, VOCABULARY).expect("fits").count())
+    );
+    let valid = summary.valid_loss.expect("there are validation samples");
+    assert!(summary.train_loss < 0.7 * summary.unigram_loss, "{summary:?}");
+    assert!(valid < 0.7 * summary.unigram_loss, "{summary:?}");
+
+    let lines: Vec<Line> = String::from_utf8(file(out, "metrics.jsonl"))
+        .expect("text")
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line"))
+        .collect();
+    assert_eq!(lines.iter().map(|l| l.step).collect::<Vec<_>>(), [5, 10, 15, 20, 25, 30, 35, 40]);
+    assert!(lines[7].loss < 0.6 * lines[0].loss);
+    assert_eq!(lines.iter().filter(|l| l.valid_loss.is_some()).map(|l| l.step).collect::<Vec<_>>(), [20, 40]);
+    assert!(lines.iter().all(|l| l.tokens_per_second > 0.0 && l.grad_norm > 0.0));
+    // 40 steps of 8 samples are 10 epochs and 10 samples of 31: about as many tokens as that.
+    let epoch = manifest.split(Split::Train).tokens - manifest.split(Split::Train).samples;
+    assert!(lines[7].tokens.abs_diff(epoch * 320 / 31) < epoch / 2);
+    for name in ["config.toml", "plan.json", "env.json", "summary.json"] {
+        assert!(!file(out, name).is_empty());
+    }
+    assert_eq!(checkpoints(out).steps().expect("lists"), [30, 40], "two checkpoints stay");
+
+    // A second run changes nothing and says so.
+    let before = file(out, "metrics.jsonl");
+    assert!(train(out, &[]).expect("is done").already);
+    assert_eq!(file(out, "metrics.jsonl"), before);
+
+    // Evaluation opens the model by the folder of checkpoints or by one of them.
+    let open = |name: &str| {
+        let backend = std::sync::Arc::new(CpuWkv::new(Some(1)).expect("starts"));
+        open_model(out.join(name).to_str().expect("utf-8"), backend, &mut |text| panic!("{text}"))
+    };
+    let (model, commit) = open("train/small").expect("opens");
+    assert_eq!((commit.step, model.shape()), (40, commit.shape));
+    assert_eq!(open("train/small/step-00000030").expect("opens").1.step, 30);
+    assert_eq!(open("train").expect_err("no checkpoints").exit(), Exit::Mismatch);
+}
+
+#[test]
+fn a_stopped_and_resumed_run_is_the_same_bit_for_bit() {
+    let (whole, parts) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+    ingest(whole.path(), "v1");
+    ingest(parts.path(), "v1");
+    train(whole.path(), &[]).expect("trains");
+    // A stop after the first step, at no multiple of the checkpoint interval, then one after the next.
+    assert_eq!(one_step(parts.path()), Exit::RunAgain);
+    assert_eq!(checkpoints(parts.path()).steps().expect("lists"), [1]);
+    assert_eq!(one_step(parts.path()), Exit::RunAgain);
+    assert_eq!(checkpoints(parts.path()).steps().expect("lists"), [1, 2]);
+    train(parts.path(), &[]).expect("trains");
+    for name in ["model.safetensors", "optimizer.safetensors"] {
+        let name = format!("step-00000040/{name}");
+        assert!(file(whole.path(), &name) == file(parts.path(), &name), "{name} differs");
+    }
+}
+
+#[test]
+fn micro_batches_give_the_same_model_to_rounding() {
+    let (whole, parts) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+    ingest(whole.path(), "v1");
+    ingest(parts.path(), "v1");
+    let whole = train(whole.path(), &["train.small.steps=6"]).expect("trains").summary;
+    let parts = train(parts.path(), &["train.small.steps=6", "train.small.micro-batch=3"]).expect("trains").summary;
+    assert_eq!(whole.key, parts.key);
+    assert!((whole.train_loss - parts.train_loss).abs() < 1e-4, "{whole:?} {parts:?}");
+}
+
+#[test]
+fn a_broken_checkpoint_is_passed_over() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path();
+    ingest(out, "v1");
+    train(out, &[]).expect("trains");
+    let model = file(out, "step-00000040/model.safetensors");
+    std::fs::remove_file(out.join("train/small/summary.json")).expect("removes");
+    let path = out.join("train/small/step-00000040/model.safetensors");
+    let mut wrong = model.clone();
+    wrong[5000] ^= 1;
+    std::fs::write(&path, wrong).expect("writes");
+
+    let mut said = Vec::new();
+    let loaded = checkpoints(out).newest_valid(&mut |text| said.push(text.to_owned())).expect("finds").expect("one");
+    assert_eq!(loaded.commit.step, 30);
+    assert!(said[0].contains("checkpoint 40") && said[0].contains("model.safetensors"), "{said:?}");
+    // The run goes on from the one before and repairs the broken one.
+    train(out, &[]).expect("trains");
+    assert!(file(out, "step-00000040/model.safetensors") == model);
+
+    // Without its record a folder is no checkpoint; when every one is broken, nothing starts over in silence.
+    std::fs::remove_file(out.join("train/small/step-00000040").join(COMMIT)).expect("removes");
+    assert_eq!(checkpoints(out).steps().expect("lists"), [30]);
+    std::fs::write(out.join("train/small/step-00000030/optimizer.safetensors"), b"").expect("writes");
+    let error = train(out, &[]).expect_err("all are broken");
+    assert_eq!(error.exit(), Exit::BadData);
+    assert!(error.to_string().contains("none of the 1 checkpoints"), "{error}");
+}
+
+#[test]
+fn another_configuration_or_vocabulary_is_refused() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path();
+    ingest(out, "v1");
+    train(out, &["train.small.steps=2"]).expect("trains");
+    let error = train(out, &["train.small.steps=3"]).expect_err("another schedule");
+    assert_eq!(error.exit(), Exit::Mismatch);
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("another name")), "{error}");
+    let error = train(out, &["train.small.steps=2", "train.small.model.width=128"]).expect_err("another shape");
+    assert!(error.to_string().contains("L2 D64 V24") && error.to_string().contains("L2 D128 V24"), "{error}");
+    ingest(out, "v2");
+    let error = train(out, &["train.small.steps=2"]).expect_err("another vocabulary");
+    assert_eq!(error.exit(), Exit::Mismatch);
+    assert!(error.to_string().contains("v1") && error.to_string().contains("v2"), "{error}");
+}
+
+#[test]
+fn a_diverged_run_stops_and_names_the_last_good_checkpoint() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path();
+    ingest(out, "v1");
+    let error =
+        train(out, &["train.small.schedule.lr=1e30", "train.small.checkpoint.every-steps=1"]).expect_err("diverges");
+    assert_eq!(error.exit(), Exit::Diverged);
+    assert!(error.to_string().contains("step ") && error.to_string().contains("step-0000000"), "{error}");
+}
+
+#[test]
+fn batches_are_padded_shifted_and_masked() {
+    let folder = tempfile::tempdir().expect("folder");
+    let manifest = ingest(folder.path(), "v1");
+    let store = Store::open(folder.path().join("ingest").to_str().expect("utf-8")).expect("opens");
+    let data = Dataset::open(&store, &manifest, Split::Train).expect("opens");
+    assert_eq!(data.len(), 31);
+    let (first, second) = (data.sample(16).expect("there").to_vec(), data.sample(17).expect("there").to_vec());
+    assert_ne!(first.len(), second.len());
+    let batch = data.batch(&[16, 17]).expect("a batch");
+    assert_eq!((batch.rows, batch.columns), (2, first.len().max(second.len()) - 1));
+    for (row, sample) in [first, second].iter().enumerate() {
+        for column in 0..batch.columns {
+            let at = row * batch.columns + column;
+            let label = sample.get(column + 1).filter(|id| **id != CONTROL).map_or(NO_TARGET, |id| i64::from(*id));
+            let input = if column + 1 < sample.len() { i64::from(sample[column]) } else { 0 };
+            assert_eq!((batch.ids[at], batch.labels[at]), (input, label), "row {row} column {column}");
+        }
+    }
+    let unigram = unigram_loss(&data).expect("counts");
+    assert!(unigram > 2.5 && unigram < (20f64).ln() + 1e-9, "{unigram}");
+}
+
+#[test]
+fn data_that_is_not_what_the_manifest_says_is_refused() {
+    let folder = tempfile::tempdir().expect("folder");
+    let manifest = ingest(folder.path(), "v1");
+    let store = Store::open(folder.path().join("ingest").to_str().expect("utf-8")).expect("opens");
+    let refused = |manifest: &Manifest| {
+        let opened = Dataset::open(&store, manifest, Split::Train).and_then(|data| {
+            let all: Vec<u64> = (0..data.len()).collect();
+            data.batch(&all)
+        });
+        let error = opened.expect_err("refused");
+        assert_eq!(error.exit(), Exit::BadData);
+        error.to_string()
+    };
+    let short = Manifest { context_tokens: 9, ..manifest.clone() };
+    assert!(refused(&short).contains("the context 9"));
+    let mut small = manifest.clone();
+    small.vocabulary.size = 21;
+    assert!(refused(&small).contains("the vocabulary ends at 21"));
+    let path = folder.path().join("ingest/shards/train/b.arrow");
+    let bytes = std::fs::read(&path).expect("reads");
+    std::fs::write(&path, &bytes[..bytes.len() - 8]).expect("writes");
+    assert!(refused(&manifest).contains("shards/train/b.arrow"));
+    std::fs::remove_file(&path).expect("removes");
+    assert!(refused(&manifest).contains("shards/train/b.arrow"));
+}
+
+#[test]
+fn a_run_without_data_says_to_run_ingest() {
+    let folder = tempfile::tempdir().expect("folder");
+    let error = train(folder.path(), &[]).expect_err("no data");
+    assert_eq!(error.exit(), Exit::BadData);
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("midi-ingest run")), "{error}");
+}
