@@ -1,5 +1,6 @@
-//! Our metrics against the reference's corrected values, and the bar grids and regions they stand on:
-//! every line of every `metrics/*.jsonl`, with the MIDI files beside it.
+//! Our metrics against the reference's values, corrected (`fixed`) and as they were published (`ref`), and
+//! the bar grids and regions they stand on: every line of every `metrics/*.jsonl`, with the MIDI files
+//! beside it.
 
 #[path = "../../ingest/tests/support/golden.rs"]
 mod golden;
@@ -9,6 +10,7 @@ use std::path::Path;
 
 use midi_eval::metric::{
     Measures, Metric, Passage, Section, Undefined, content_preservation, controls, groove, measure, onset_f1, passages,
+    reference,
 };
 use midi_ingest::score::bars::{Until, bar_ticks};
 use midi_ingest::score::{Score, Tick, smf};
@@ -31,9 +33,10 @@ impl Tally {
         }
     }
 
-    fn report(self) {
+    fn report(self, what: &str) {
+        assert!(!self.0.is_empty(), "there is no line to test");
         for (name, (all, different)) in self.0 {
-            golden::report(&format!("metrics/fixed {name}"), all, &different);
+            golden::report(&format!("metrics/{what} {name}"), all, &different);
         }
     }
 }
@@ -105,10 +108,10 @@ const EACH: [(&str, Metric); 8] = [
     ("pche", Metric::PitchClassEntropy),
 ];
 
-fn check_measures(tally: &mut Tally, id: &str, measures: &Measures, fixed: &Value) {
+fn check_measures(tally: &mut Tally, id: &str, measures: &Measures, reference: &Value) {
     let get = |metric| measures.get(metric).expect("every metric");
     for (name, metric) in EACH {
-        let (ours, theirs) = (get(metric), &fixed[name]);
+        let (ours, theirs) = (get(metric), &reference[name]);
         if theirs.get("error").is_some() {
             // The reference drops a pair as soon as the named side fails; the other may still have a value.
             let side = if theirs["stage"] == "infilled" { ours.value } else { ours.original };
@@ -122,11 +125,11 @@ fn check_measures(tally: &mut Tally, id: &str, measures: &Measures, fixed: &Valu
         tally.check(name, id, &both, theirs);
     }
     let f1 = get(Metric::OnsetF1);
-    match fixed["f1"].get("error") {
+    match reference["f1"].get("error") {
         Some(_) => tally.check("f1", id, &json!([f1.value, f1.reason.is_some()]), &json!([null, true])),
-        None => tally.check("f1", id, &json!({"score": f1.value}), &fixed["f1"]),
+        None => tally.check("f1", id, &json!({"score": f1.value}), &reference["f1"]),
     }
-    tally.check("cp", id, &json!(get(Metric::ContentPreservation).value), &fixed["cp"]["score"]);
+    tally.check("cp", id, &json!(get(Metric::ContentPreservation).value), &reference["cp"]["score"]);
 }
 
 fn check_passages(tally: &mut Tally, id: &str, original: &Passage, infilled: &Passage, line: &Value) {
@@ -149,28 +152,57 @@ fn check_passages(tally: &mut Tally, id: &str, original: &Passage, infilled: &Pa
     tally.check("region", id, &json!(region), &line["fixed_region_original"]);
 }
 
+/// Every line of the family, with its name and both scores.
+fn lines() -> Vec<(String, Value, Score, Score)> {
+    let Some(family) = golden::family("metrics") else { return Vec::new() };
+    let files = golden::entries(&family).into_iter().filter(|file| file.extension().is_some_and(|e| e == "jsonl"));
+    let parse = |line: &str| {
+        let line: Value = serde_json::from_str(line).expect("a record");
+        let id = format!("{}/{}", line["id"].as_str().expect("an id"), line["model"].as_str().expect("a model"));
+        let (original, infilled) = (read(&family, &line["original"]), read(&family, &line["file"]));
+        (id, line, original, infilled)
+    };
+    let lines: Vec<_> = files
+        .flat_map(|file| {
+            let text = std::fs::read_to_string(&file).expect("a readable file");
+            text.lines().map(parse).collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(!lines.is_empty(), "`{}` holds no line to test", family.display());
+    lines
+}
+
 #[test]
 fn golden_metrics_fixed() {
-    let Some(family) = golden::family("metrics") else { return };
-    let files = golden::entries(&family).into_iter().filter(|file| file.extension().is_some_and(|e| e == "jsonl"));
-    let mut tally = Tally::default();
-    for file in files {
-        for line in std::fs::read_to_string(&file).expect("a readable file").lines() {
-            let line: Value = serde_json::from_str(line).expect("a record");
-            let id = format!("{}/{}", line["id"].as_str().expect("an id"), line["model"].as_str().expect("a model"));
-            let (original, infilled) = (read(&family, &line["original"]), read(&family, &line["file"]));
-            for (side, score) in [("original", &original), ("infilled", &infilled)] {
-                let bars = bar_ticks(score, Until::End).expect("a grid").len();
-                let ours = json!([score.ticks_per_quarter, bars]);
-                let theirs = json!([line[format!("tpq_{side}")], line[format!("n_bars_{side}")]]);
-                tally.check("grid", &id, &ours, &theirs);
-            }
-            let section = section(&line);
-            check_measures(&mut tally, &id, &measure(&original, &infilled, &section), &line["fixed"]);
-            let (original, infilled) = passages(&original, &infilled, &section).expect("a valid section");
-            check_passages(&mut tally, &id, &original, &infilled, &line);
-        }
+    let lines = lines();
+    if lines.is_empty() {
+        return;
     }
-    assert!(!tally.0.is_empty(), "`{}` holds no line to test", family.display());
-    tally.report();
+    let mut tally = Tally::default();
+    for (id, line, original, infilled) in &lines {
+        for (side, score) in [("original", original), ("infilled", infilled)] {
+            let bars = bar_ticks(score, Until::End).expect("a grid").len();
+            let ours = json!([score.ticks_per_quarter, bars]);
+            let theirs = json!([line[format!("tpq_{side}")], line[format!("n_bars_{side}")]]);
+            tally.check("grid", id, &ours, &theirs);
+        }
+        let section = section(line);
+        check_measures(&mut tally, id, &measure(original, infilled, &section), &line["fixed"]);
+        let (original, infilled) = passages(original, infilled, &section).expect("a valid section");
+        check_passages(&mut tally, id, &original, &infilled, line);
+    }
+    tally.report("fixed");
+}
+
+#[test]
+fn golden_metrics_reference() {
+    let lines = lines();
+    if lines.is_empty() {
+        return;
+    }
+    let mut tally = Tally::default();
+    for (id, line, original, infilled) in &lines {
+        check_measures(&mut tally, id, &reference::measure(original, infilled, &section(line)), &line["ref"]);
+    }
+    tally.report("ref");
 }

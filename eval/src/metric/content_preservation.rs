@@ -80,7 +80,7 @@ fn chroma(passage: &Passage) -> Vec<Chroma> {
     let mut frames = vec![[0.0; 12]; count];
     for note in passage.track_notes() {
         let (on, off) = (note.tick as f64, note.tick.saturating_add(note.duration) as f64);
-        if on >= end || off <= start {
+        if on >= start.max(end) || off <= start.min(end) {
             continue;
         }
         for (frame, chroma) in frames.iter_mut().enumerate() {

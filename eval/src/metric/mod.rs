@@ -11,6 +11,7 @@ pub mod controls;
 pub mod groove;
 pub mod onset_f1;
 pub mod pitch_class_entropy;
+pub mod reference;
 pub mod secondary;
 pub mod window;
 
@@ -236,6 +237,7 @@ pub fn measure(original: &Score, infilled: &Score, section: &Section) -> Measure
     }
 }
 
+/// Evaluates every metric on two passages of the same section.
 fn measure_passages(original: &Passage, infilled: &Passage) -> Measures {
     let compare = |metric, value: Result<f64, Undefined>| {
         let reason = value.as_ref().err().map(Undefined::to_string);

@@ -8,7 +8,6 @@
 use std::fmt;
 use std::ops::Range;
 
-use midi_ingest::reject::Reject;
 use midi_ingest::score::bars::{Until, bar_ticks};
 use midi_ingest::score::{Note, Score, Tick, Track};
 
@@ -95,16 +94,17 @@ pub enum Undefined {
     PastGrid,
 }
 
-/// A track of one score around the section, on the common clock.
+/// The section of one track of one score, and what surrounds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Passage {
     /// All notes of the track.
-    notes: Vec<Note>,
-    /// Starts of the bars from the first of the context to one past the last of the context.
-    grid: Vec<Tick>,
-    /// Where bars a and b stand in the grid.
-    section: Range<usize>,
-    ticks_per_quarter: Tick,
+    pub(super) notes: Vec<Note>,
+    /// From the start to the end of the section.
+    pub(super) section: Range<Tick>,
+    /// The bars of the section, at least one.
+    pub(super) bars: Vec<Range<Tick>>,
+    pub(super) longest_bar: Tick,
+    pub(super) ticks_per_quarter: Tick,
 }
 
 impl Passage {
@@ -115,27 +115,27 @@ impl Passage {
 
     /// The tick at which the section begins.
     pub fn start(&self) -> Tick {
-        self.grid[self.section.start]
+        self.section.start
     }
 
     /// The tick before which the section ends.
     pub fn end(&self) -> Tick {
-        self.grid[self.section.end]
+        self.section.end
     }
 
     /// The number of bars N of the section, at least 1.
     pub fn bar_count(&self) -> usize {
-        self.section.len()
+        self.bars.len()
     }
 
     /// The bars of the section, as ranges of ticks.
     pub fn bars(&self) -> impl Iterator<Item = Range<Tick>> + '_ {
-        self.section.clone().map(|bar| self.grid[bar]..self.grid[bar + 1])
+        self.bars.iter().cloned()
     }
 
     /// The length in ticks of the longest bar of the section and its context.
     pub fn longest_bar(&self) -> Tick {
-        self.grid.windows(2).map(|bar| bar[1] - bar[0]).max().unwrap_or(0)
+        self.longest_bar
     }
 
     /// All notes of the track, in and around the section.
@@ -150,7 +150,7 @@ impl Passage {
 
     /// The notes with their onset in the section.
     pub fn notes(&self) -> impl Iterator<Item = &Note> + '_ {
-        self.notes_in(self.start()..self.end())
+        self.notes_in(self.section.clone())
     }
 }
 
@@ -159,6 +159,20 @@ impl Passage {
 /// # Errors
 /// The section is malformed: no bars or no length, no such track, or a score without resolution.
 pub fn passages(original: &Score, infilled: &Score, section: &Section) -> Result<(Passage, Passage), Undefined> {
+    let (own, new) = tracks(original, infilled, section)?;
+    let common = least_common_multiple(original.ticks_per_quarter.into(), infilled.ticks_per_quarter.into());
+    Ok((
+        passage(Side::Original, original, own, section, common)?,
+        passage(Side::Infilled, infilled, new, section, common)?,
+    ))
+}
+
+/// The section's track in both scores, if the section can be measured at all.
+pub(super) fn tracks<'a>(
+    original: &'a Score,
+    infilled: &'a Score,
+    section: &Section,
+) -> Result<(&'a Track, &'a Track), Undefined> {
     if section.bars.is_empty() {
         return Err(Undefined::NoBars);
     }
@@ -170,11 +184,7 @@ pub fn passages(original: &Score, infilled: &Score, section: &Section) -> Result
     let mut sounding = original.tracks.iter().filter(|track| !track.notes.is_empty());
     let own = sounding.nth(track).ok_or(Undefined::NoTrack { side: Side::Original, track })?;
     let new = infilled.tracks.get(track).ok_or(Undefined::NoTrack { side: Side::Infilled, track })?;
-    let common = least_common_multiple(original.ticks_per_quarter.into(), infilled.ticks_per_quarter.into());
-    Ok((
-        passage(Side::Original, original, own, section, common)?,
-        passage(Side::Infilled, infilled, new, section, common)?,
-    ))
+    Ok((own, new))
 }
 
 fn passage(
@@ -185,11 +195,10 @@ fn passage(
     ticks_per_quarter: Tick,
 ) -> Result<Passage, Undefined> {
     let factor = ticks_per_quarter / Tick::from(score.ticks_per_quarter);
-    let no_grid = |reject: Reject| Undefined::NoGrid { side, why: reject.to_string() };
-    let mut grid = bar_ticks(score, Until::End).map_err(no_grid)?;
+    let mut grid = grid(side, score)?;
     continue_to(&mut grid, section.bars.end.saturating_add(section.context), score);
+    grid.iter_mut().for_each(|tick| *tick = tick.saturating_mul(factor));
     let first = section.bars.start.saturating_sub(section.context);
-    let grid: Vec<Tick> = grid[first..].iter().map(|tick| tick.saturating_mul(factor)).collect();
     let scaled = |note: &Note| Note {
         tick: note.tick.saturating_mul(factor),
         duration: note.duration.saturating_mul(factor),
@@ -197,11 +206,22 @@ fn passage(
     };
     let passage = Passage {
         notes: track.notes.iter().map(scaled).collect(),
-        grid,
-        section: section.bars.start - first..section.bars.end - first,
+        section: grid[section.bars.start]..grid[section.bars.end],
+        bars: section.bars.clone().map(|bar| grid[bar]..grid[bar + 1]).collect(),
+        longest_bar: longest(&grid[first..]),
         ticks_per_quarter,
     };
-    if passage.end() > passage.start() { Ok(passage) } else { Err(Undefined::NoLength(side)) }
+    if passage.section.is_empty() { Err(Undefined::NoLength(side)) } else { Ok(passage) }
+}
+
+/// The starts of a score's bars, up to its end.
+pub(super) fn grid(side: Side, score: &Score) -> Result<Vec<Tick>, Undefined> {
+    bar_ticks(score, Until::End).map_err(|reject| Undefined::NoGrid { side, why: reject.to_string() })
+}
+
+/// The longest distance between neighbours of a grid.
+pub(super) fn longest(grid: &[Tick]) -> Tick {
+    grid.windows(2).map(|bar| bar[1] - bar[0]).max().unwrap_or(0)
 }
 
 /// Lets a grid reach exactly to the start of bar `last`, continuing it with the length of its last bar.
@@ -283,7 +303,7 @@ pub(super) mod tests {
         let song = score(480, &[(0, 480, 60), (1920, 480, 62)]);
         let (passage, _) = passages(&song, &song, &section(1..4, 2)).expect("valid");
         assert_eq!(passage.bars().collect::<Vec<_>>(), [1920..3840, 3840..5760, 5760..7680]);
-        assert_eq!(passage.grid, [0, 1920, 3840, 5760, 7680, 9600, 11520]);
+        assert_eq!((passage.start(), passage.end(), passage.longest_bar()), (1920, 7680, 1920));
     }
 
     #[test]
