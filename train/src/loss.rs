@@ -77,7 +77,7 @@ pub fn cross_entropy(hidden: &Tensor, head: &Tensor, labels: &Tensor) -> Result<
     })
 }
 
-/// The objective's gradient with respect to logits `[N, V]` for labels `[N]`, and Σ cross-entropy.
+/// The objective's gradient with respect to logits (N, V) for N labels, and Σ cross-entropy.
 ///
 /// # Errors
 /// As [`head_loss`].

@@ -137,7 +137,7 @@ impl Rwkv7 {
         })
     }
 
-    /// One token a sequence: ids `[B]` after `state` to logits `[B, V]` and the state after them.
+    /// One token a sequence: ids (B of them) after `state` to logits [B, V] and the state after them.
     ///
     /// # Errors
     /// As [`Rwkv7::prefill`].
@@ -201,5 +201,95 @@ impl Rwkv7 {
             )));
         }
         Ok(time_state.iter().map(|layer| layer.unsqueeze(0).expand([batch, heads, head, head], false)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use midi_ingest::job::exit::Exit;
+    use tch::Device;
+
+    use super::*;
+    use crate::model::init::init;
+    use crate::wkv::CpuWkv;
+
+    /// A network whose every parameter takes part: the first values leave some branches at zero.
+    fn network() -> Rwkv7 {
+        let shape = Shape::new(2, 64, 30).expect("fits");
+        let stirred = |(name, tensor): (&str, &Tensor)| {
+            let n = Tensor::arange(tensor.numel() as i64, (Kind::Float, Device::Cpu)).reshape(tensor.size());
+            (name.to_owned(), tensor + (n * 0.7 + name.len() as f64).sin() * 0.1)
+        };
+        let parameters = init(shape, 3).iter().map(stirred).collect();
+        Rwkv7::new(parameters, Arc::new(CpuWkv::new(Some(1)).expect("starts"))).expect("a network")
+    }
+
+    fn ids(rows: i64, columns: i64) -> Tensor {
+        (Tensor::arange(rows * columns, (Kind::Int64, Device::Cpu)) * 7).remainder(30).reshape([rows, columns])
+    }
+
+    fn close(x: &Tensor, y: &Tensor) {
+        assert_eq!(x.size(), y.size());
+        let worst = (x - y).abs().max().double_value(&[]);
+        assert!(worst < 2e-5, "{worst:e}");
+    }
+
+    #[test]
+    fn splitting_anywhere_gives_the_logits_of_the_whole() {
+        let model = network();
+        let ids = ids(3, 21);
+        let whole = no_grad(|| model.forward(&ids, None)).expect("runs");
+        for split in 1..21 {
+            let (first, state) = model.prefill_all(&ids.narrow(1, 0, split), None).expect("runs");
+            let (second, _) = model.prefill_all(&ids.narrow(1, split, 21 - split), Some(&state)).expect("runs");
+            close(&Tensor::cat(&[first, second], 1), &whole);
+        }
+        let mut state = State::zeros(model.shape(), 3);
+        for t in 0..21 {
+            let tokens: Vec<i64> = Vec::try_from(ids.select(1, t)).expect("a vector");
+            let (logits, next) = model.step(&tokens, &state).expect("runs");
+            close(&logits, &whole.select(1, t));
+            state = next;
+        }
+    }
+
+    #[test]
+    fn prompts_of_any_length_become_one_batch_whose_rows_can_be_dropped() {
+        let model = network();
+        let prompts = [ids(1, 5), ids(1, 9), ids(1, 2)];
+        let states: Vec<State> = prompts.iter().map(|ids| model.prefill(ids, None).expect("runs").1).collect();
+        let together = State::concat(&states).expect("fits");
+        let (logits, after) = model.step(&[4, 5, 6], &together).expect("runs");
+        for (row, state) in states.iter().enumerate() {
+            let (alone, _) = model.step(&[4 + row as i64], state).expect("runs");
+            close(&logits.get(row as i64), &alone.get(0));
+        }
+        let kept = after.select(&[2, 0]).expect("there are three");
+        let (all, _) = model.step(&[1, 2, 3], &after).expect("runs");
+        let (some, _) = model.step(&[3, 1], &kept).expect("runs");
+        close(&some.get(0), &all.get(2));
+        close(&some.get(1), &all.get(0));
+        assert_eq!(kept.batch(), 2);
+        assert!(after.select(&[3]).is_err());
+    }
+
+    #[test]
+    fn generation_records_no_graph() {
+        let mut model = network();
+        model.set_trainable(true);
+        let (logits, state) = model.prefill(&ids(1, 4), None).expect("runs");
+        assert!(!logits.requires_grad() && !state.layers[0].wkv.requires_grad());
+        assert!(model.forward(&ids(1, 4), None).expect("runs").requires_grad());
+    }
+
+    #[test]
+    fn wrong_ids_and_states_are_errors() {
+        let model = network();
+        let error = model.forward(&Tensor::from_slice(&[30i64]).reshape([1, 1]), None).expect_err("no such id");
+        assert_eq!(error.exit(), Exit::BadData);
+        assert!(model.step(&[1, 2], &State::zeros(model.shape(), 3)).is_err());
+        let short = [Tensor::zeros([1, 64, 64], (Kind::Float, Device::Cpu))];
+        let error = model.forward(&ids(1, 2), Some(&short)).expect_err("one layer of two");
+        assert_eq!(error.exit(), Exit::Mismatch);
     }
 }

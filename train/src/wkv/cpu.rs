@@ -5,7 +5,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 use tch::Tensor;
 
-use super::kernel::{self, CHUNK, Flavour, Head, HeadGradients, N, Row, State, Strided};
+use super::kernel::{self, CHUNK, Flavour, Head, HeadGradients, Row, Strided, rows_mut, states, states_mut};
 use super::lanes::{Fresh, Lanes};
 use super::{Forward, Gradients, HEAD, Inputs, Sizes, WkvBackend};
 
@@ -212,23 +212,14 @@ fn initial(inputs: &Inputs<'_>, given: Option<&Tensor>, sizes: Sizes) -> Result<
 
 /// The rows of task `index` in values [B, T, H, 64].
 fn strided(values: &[f32], Sizes { time, heads, .. }: Sizes, index: usize) -> Strided<'_> {
-    let rows: &[Row] = values.as_chunks::<N>().0;
-    Strided::new(&rows[index / heads * time * heads..][..time * heads], heads, index % heads)
+    Strided::new(&kernel::rows(values)[index / heads * time * heads..][..time * heads], heads, index % heads)
 }
 
 /// The rows of values [B, T, H, 64], a list a (sequence, head).
 fn by_head(values: &mut [f32], Sizes { batch, time, heads }: Sizes) -> Vec<Vec<&mut Row>> {
     let mut lists: Vec<Vec<&mut Row>> = (0..batch * heads).map(|_| Vec::with_capacity(time)).collect();
-    for (index, row) in values.as_chunks_mut::<N>().0.iter_mut().enumerate() {
+    for (index, row) in rows_mut(values).iter_mut().enumerate() {
         lists[index / (time * heads) * heads + index % heads].push(row);
     }
     lists
-}
-
-fn states(values: &[f32]) -> &[State] {
-    values.as_chunks::<N>().0.as_chunks::<N>().0
-}
-
-fn states_mut(values: &mut [f32]) -> &mut [State] {
-    values.as_chunks_mut::<N>().0.as_chunks_mut::<N>().0
 }

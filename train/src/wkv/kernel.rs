@@ -1,26 +1,46 @@
-//! The WKV recurrence of one head on one core: plain loops over 64 lanes that the compiler turns into
-//! vector instructions, compiled once for any x86-64 or other machine and once for AVX2 with FMA.
+//! The WKV recurrence of one head on one core, compiled once for any machine and once for AVX2 with FMA.
 //!
-//! A head's state is 64 rows (value lanes) of 64 key lanes. The forward pass takes row after row: a row
-//! needs two dot products and one update, and rows do not depend on each other. The backward pass runs
-//! the forward again inside a chunk from the state kept at its border, so the gradients are exact.
+//! A head's state is 64 rows (value lanes) of 64 key lanes. Rows do not depend on each other within a
+//! step, so products of the state with a vector take eight rows at a time. The backward pass runs the
+//! forward again inside a chunk from the state kept at its border, so the gradients are exact.
 #![expect(unsafe_code, reason = "a function compiled for AVX2 may be called only after asking the CPU for it")]
 
-/// Lanes of a head.
-pub(super) const N: usize = 64;
+use super::vector::LANES;
 
-/// Steps between two kept states. A chunk's states (a sixteenth of a MiB each quarter) stay in the
-/// second-level cache.
+/// Lanes of a head.
+const N: usize = 64;
+
+/// Groups of lanes in a row.
+const GROUPS: usize = N / LANES;
+
+/// Steps between two kept states. The states of a chunk, 16 KiB each, stay in the second-level cache.
 pub(super) const CHUNK: usize = 16;
 
-/// Lanes summed side by side in a dot product, and columns treated together in the backward pass.
-const WIDE: usize = 16;
-
-/// One value a lane.
-pub(super) type Row = [f32; N];
+/// One value a lane, in groups.
+pub(super) type Row = [[f32; LANES]; GROUPS];
 
 /// A head's state: [value lane][key lane].
 pub(super) type State = [Row; N];
+
+/// Values as rows of 64.
+pub(super) fn rows(values: &[f32]) -> &[Row] {
+    values.as_chunks().0.as_chunks().0
+}
+
+/// Values as rows of 64, to be written.
+pub(super) fn rows_mut(values: &mut [f32]) -> &mut [Row] {
+    values.as_chunks_mut().0.as_chunks_mut().0
+}
+
+/// Values as states.
+pub(super) fn states(values: &[f32]) -> &[State] {
+    rows(values).as_chunks().0
+}
+
+/// Values as states, to be written.
+pub(super) fn states_mut(values: &mut [f32]) -> &mut [State] {
+    rows_mut(values).as_chunks_mut().0
+}
 
 /// The inputs of one head, a row a step; `d` is the decay after its exponentials.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +88,7 @@ pub(super) struct HeadGradients<'a> {
 pub(super) enum Flavour {
     /// Any machine.
     Portable,
-    /// x86-64 with AVX2 and FMA.
+    /// x86-64 with AVX2 and FMA. Made by [`Flavour::detect`] only.
     #[cfg(target_arch = "x86_64")]
     Avx2,
 }
@@ -88,10 +108,10 @@ impl Flavour {
 /// state before each chunk.
 pub(super) fn forward(flavour: Flavour, head: &Head<'_>, state: &mut State, y: &mut [&mut Row], border: &mut [State]) {
     match flavour {
-        Flavour::Portable => forward_of::<false>(head, state, y, border),
+        Flavour::Portable => portable::forward(head, state, y, border),
         // SAFETY: `Flavour::detect` made this value after the CPU said that it has AVX2 and FMA.
         #[cfg(target_arch = "x86_64")]
-        Flavour::Avx2 => unsafe { forward_avx2(head, state, y, border) },
+        Flavour::Avx2 => unsafe { avx2::forward(head, state, y, border) },
     }
 }
 
@@ -105,164 +125,190 @@ pub(super) fn backward(
     grads: &mut HeadGradients<'_>,
 ) {
     match flavour {
-        Flavour::Portable => backward_of::<false>(head, border, dy, g, grads),
+        Flavour::Portable => portable::backward(head, border, dy, g, grads),
         // SAFETY: as in `forward`.
         #[cfg(target_arch = "x86_64")]
-        Flavour::Avx2 => unsafe { backward_avx2(head, border, dy, g, grads) },
+        Flavour::Avx2 => unsafe { avx2::backward(head, border, dy, g, grads) },
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn forward_avx2(head: &Head<'_>, state: &mut State, y: &mut [&mut Row], border: &mut [State]) {
-    forward_of::<true>(head, state, y, border);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn backward_avx2(head: &Head<'_>, border: &[State], dy: Strided<'_>, g: &mut State, grads: &mut HeadGradients<'_>) {
-    backward_of::<true>(head, border, dy, g, grads);
-}
-
-/// x·y + z; fused only where the CPU can, because elsewhere that is a slow function call.
-#[inline(always)]
-fn madd<const FUSED: bool>(x: f32, y: f32, z: f32) -> f32 {
-    if FUSED { x.mul_add(y, z) } else { x * y + z }
-}
-
-#[inline(always)]
-fn dot<const FUSED: bool>(x: &Row, y: &Row) -> f32 {
-    let mut sums = [0.0; WIDE];
-    for (x, y) in x.as_chunks::<WIDE>().0.iter().zip(y.as_chunks::<WIDE>().0) {
-        for l in 0..WIDE {
-            sums[l] = madd::<FUSED>(x[l], y[l], sums[l]);
+/// x·y, summed in f64: such products are what a state's first steps consist of, and the normalisation after
+/// the operator amplifies an error of theirs where they nearly cancel.
+#[inline]
+fn dot(x: &Row, y: &Row) -> f32 {
+    let mut sums = [0.0f64; LANES];
+    for (x, y) in x.iter().zip(y) {
+        for l in 0..LANES {
+            sums[l] += f64::from(x[l]) * f64::from(y[l]);
         }
     }
-    let mut width = WIDE / 2;
-    while width > 0 {
-        for l in 0..width {
-            sums[l] += sums[l + width];
-        }
-        width /= 2;
-    }
-    sums[0]
+    sums.iter().sum::<f64>() as f32
 }
 
-/// One row of one step: returns (s_t, y_t) of its value lane.
-#[inline(always)]
-fn step_row<const FUSED: bool>(row: &mut Row, v: f32, r: &Row, d: &Row, k: &Row, a: &Row, b: &Row) -> (f32, f32) {
-    let s = dot::<FUSED>(row, a);
-    for j in 0..N {
-        row[j] = madd::<FUSED>(row[j], d[j], madd::<FUSED>(s, b[j], v * k[j]));
-    }
-    (s, dot::<FUSED>(row, r))
-}
+/// The recurrence over the vector type `$wide`, compiled with the attributes given. A macro, because the
+/// functions of a generic one could not be inlined where they are compiled for other instructions.
+macro_rules! recurrence {
+    ($wide:ident $(, #[$compiled:meta])*) => {
+        use super::super::vector::{$wide as Wide, LANES};
+        use super::{CHUNK, GROUPS, Head, HeadGradients, N, Row, State, Strided, dot};
 
-#[inline(always)]
-fn forward_of<const FUSED: bool>(head: &Head<'_>, state: &mut State, y: &mut [&mut Row], border: &mut [State]) {
-    for (t, y) in y.iter_mut().enumerate() {
-        if t % CHUNK == 0
-            && let Some(border) = border.get_mut(t / CHUNK)
-        {
-            *border = *state;
+        /// The state times a column: Σ_j S[i, j] x[j] for every row i.
+        $(#[$compiled])*
+        #[inline]
+        fn product(state: &State, x: &Row) -> Row {
+            let mut result = [[0.0; LANES]; GROUPS];
+            for (rows, result) in state.as_chunks::<LANES>().0.iter().zip(&mut result) {
+                let mut sums = [Wide::splat(0.0); LANES];
+                for c in 0..GROUPS {
+                    let x = Wide::load(&x[c]);
+                    for i in 0..LANES {
+                        sums[i] = Wide::load(&rows[i][c]).times_plus(x, sums[i]);
+                    }
+                }
+                Wide::sums(sums).store(result);
+            }
+            result
         }
-        let (r, d, k, v, a, b) = (head.r.at(t), head.d.at(t), head.k.at(t), head.v.at(t), head.a.at(t), head.b.at(t));
-        for i in 0..N {
-            (_, y[i]) = step_row::<FUSED>(&mut state[i], v[i], r, d, k, a, b);
-        }
-    }
-}
 
-#[inline(always)]
-fn backward_of<const FUSED: bool>(
-    head: &Head<'_>,
-    border: &[State],
-    dy: Strided<'_>,
-    g: &mut State,
-    grads: &mut HeadGradients<'_>,
-) {
-    let time = grads.r.len();
-    let mut states = vec![[[0.0; N]; N]; CHUNK + 1];
-    let mut removed = [[0.0; N]; CHUNK];
-    for (chunk, border) in border.iter().enumerate().rev() {
-        let start = chunk * CHUNK;
-        let length = CHUNK.min(time - start);
-        states[0] = *border;
-        for n in 0..length {
-            let t = start + n;
-            let (d, k, v, a, b) = (head.d.at(t), head.k.at(t), head.v.at(t), head.a.at(t), head.b.at(t));
-            let (before, after) = states.split_at_mut(n + 1);
-            let (before, after) = (&before[n], &mut after[0]);
-            for i in 0..N {
-                let s = dot::<FUSED>(&before[i], a);
-                removed[n][i] = s;
-                for j in 0..N {
-                    after[i][j] = madd::<FUSED>(before[i][j], d[j], madd::<FUSED>(s, b[j], v[i] * k[j]));
+        /// S diag(d) + s bᵀ + v kᵀ in the place of S.
+        $(#[$compiled])*
+        #[inline]
+        fn advance(state: &mut State, s: &Row, v: &Row, d: &Row, k: &Row, b: &Row) {
+            for (i, row) in state.iter_mut().enumerate() {
+                let (s, v) = (Wide::splat(s.as_flattened()[i]), Wide::splat(v.as_flattened()[i]));
+                for c in 0..GROUPS {
+                    let (d, k, b) = (Wide::load(&d[c]), Wide::load(&k[c]), Wide::load(&b[c]));
+                    Wide::load(&row[c]).times_plus(d, s.times_plus(b, v.times(k))).store(&mut row[c]);
                 }
             }
         }
-        for n in (0..length).rev() {
-            let t = start + n;
-            step_back::<FUSED>(head, t, &states[n], &states[n + 1], &removed[n], dy.at(t), g, grads);
-        }
-    }
-}
 
-/// One step backward: the gradients at step `t`, and `g` from after it to before it.
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "the quantities of one step, each by its own name")]
-fn step_back<const FUSED: bool>(
-    head: &Head<'_>,
-    t: usize,
-    before: &State,
-    after: &State,
-    s: &Row,
-    dy: &Row,
-    g: &mut State,
-    grads: &mut HeadGradients<'_>,
-) {
-    let (r, d, k, v, a, b) = (head.r.at(t), head.d.at(t), head.k.at(t), head.v.at(t), head.a.at(t), head.b.at(t));
-    let mut ds: Row = [0.0; N];
-    let mut dv: Row = [0.0; N];
-    for i in 0..N {
-        let row = &mut g[i];
-        for j in 0..N {
-            row[j] = madd::<FUSED>(dy[i], r[j], row[j]);
-        }
-        dv[i] = dot::<FUSED>(row, k);
-        ds[i] = dot::<FUSED>(row, b);
-    }
-    *grads.v[t] = dv;
-    for first in (0..N).step_by(WIDE) {
-        let (mut dr, mut dd, mut dk, mut da, mut db) =
-            ([0.0; WIDE], [0.0; WIDE], [0.0; WIDE], [0.0; WIDE], [0.0; WIDE]);
-        let (d, a) = (part(d, first), part(a, first));
-        for i in 0..N {
-            let (before, after) = (part(&before[i], first), part(&after[i], first));
-            let row = part_mut(&mut g[i], first);
-            for l in 0..WIDE {
-                dr[l] = madd::<FUSED>(after[l], dy[i], dr[l]);
-                dd[l] = madd::<FUSED>(row[l], before[l], dd[l]);
-                dk[l] = madd::<FUSED>(row[l], v[i], dk[l]);
-                da[l] = madd::<FUSED>(before[l], ds[i], da[l]);
-                db[l] = madd::<FUSED>(row[l], s[i], db[l]);
-                row[l] = madd::<FUSED>(row[l], d[l], ds[i] * a[l]);
+        /// As `advance`, from `before` into `after`.
+        $(#[$compiled])*
+        #[inline]
+        fn advance_into(before: &State, after: &mut State, s: &Row, v: &Row, d: &Row, k: &Row, b: &Row) {
+            for (i, (before, after)) in before.iter().zip(after).enumerate() {
+                let (s, v) = (Wide::splat(s.as_flattened()[i]), Wide::splat(v.as_flattened()[i]));
+                for c in 0..GROUPS {
+                    let (d, k, b) = (Wide::load(&d[c]), Wide::load(&k[c]), Wide::load(&b[c]));
+                    Wide::load(&before[c]).times_plus(d, s.times_plus(b, v.times(k))).store(&mut after[c]);
+                }
             }
         }
-        *part_mut(grads.r[t], first) = dr;
-        *part_mut(grads.d[t], first) = dd;
-        *part_mut(grads.k[t], first) = dk;
-        *part_mut(grads.a[t], first) = da;
-        *part_mut(grads.b[t], first) = db;
-    }
+
+        $(#[$compiled])*
+        pub(super) fn forward(head: &Head<'_>, state: &mut State, y: &mut [&mut Row], border: &mut [State]) {
+            for (t, y) in y.iter_mut().enumerate() {
+                if t % CHUNK == 0
+                    && let Some(border) = border.get_mut(t / CHUNK)
+                {
+                    *border = *state;
+                }
+                let (r, d, k, v, b) = (head.r.at(t), head.d.at(t), head.k.at(t), head.v.at(t), head.b.at(t));
+                let mut dr = [[0.0; LANES]; GROUPS];
+                for c in 0..GROUPS {
+                    Wide::load(&d[c]).times(Wide::load(&r[c])).store(&mut dr[c]);
+                }
+                // y = S_t r, from S_{t−1}.
+                let (s, carried) = (product(state, head.a.at(t)), product(state, &dr));
+                let (br, kr) = (Wide::splat(dot(b, r)), Wide::splat(dot(k, r)));
+                for c in 0..GROUPS {
+                    let fresh = Wide::load(&s[c]).times_plus(br, Wide::load(&v[c]).times(kr));
+                    fresh.times_plus(Wide::splat(1.0), Wide::load(&carried[c])).store(&mut y[c]);
+                }
+                advance(state, &s, v, d, k, b);
+            }
+        }
+
+        $(#[$compiled])*
+        pub(super) fn backward(
+            head: &Head<'_>,
+            border: &[State],
+            dy: Strided<'_>,
+            g: &mut State,
+            grads: &mut HeadGradients<'_>,
+        ) {
+            let time = grads.r.len();
+            let mut states = vec![[[[0.0; LANES]; GROUPS]; N]; CHUNK];
+            let mut removed = [[[0.0; LANES]; GROUPS]; CHUNK];
+            for (chunk, border) in border.iter().enumerate().rev() {
+                let start = chunk * CHUNK;
+                let length = CHUNK.min(time - start);
+                states[0] = *border;
+                for n in 0..length {
+                    let t = start + n;
+                    removed[n] = product(&states[n], head.a.at(t));
+                    if let [before, after, ..] = &mut states[n..length] {
+                        let (v, d, k, b) = (head.v.at(t), head.d.at(t), head.k.at(t), head.b.at(t));
+                        advance_into(before, after, &removed[n], v, d, k, b);
+                    }
+                }
+                for n in (0..length).rev() {
+                    let t = start + n;
+                    step_back(head, t, &states[n], &removed[n], dy.at(t), g, grads);
+                }
+            }
+        }
+
+        /// One step backward: the gradients at step `t`, and `g` from after the step to before it. `before`
+        /// is S_{t−1}, `s` is S_{t−1} a_t.
+        ///
+        /// The term dy rᵀ joins G before anything but dr is taken from it; here it joins on the fly, and its
+        /// part in G k and G b is added as dy (r·k) and dy (r·b). dr = S_tᵀ dy is taken from S_{t−1} alike.
+        $(#[$compiled])*
+        #[inline]
+        fn step_back(
+            head: &Head<'_>,
+            t: usize,
+            before: &State,
+            s: &Row,
+            dy: &Row,
+            g: &mut State,
+            grads: &mut HeadGradients<'_>,
+        ) {
+            let (r, d, k, v) = (head.r.at(t), head.d.at(t), head.k.at(t), head.v.at(t));
+            let (a, b) = (head.a.at(t), head.b.at(t));
+            let (mut dv, mut ds) = (product(g, k), product(g, b));
+            let (rk, rb) = (Wide::splat(dot(r, k)), Wide::splat(dot(r, b)));
+            for c in 0..GROUPS {
+                let dy = Wide::load(&dy[c]);
+                dy.times_plus(rk, Wide::load(&dv[c])).store(&mut dv[c]);
+                dy.times_plus(rb, Wide::load(&ds[c])).store(&mut ds[c]);
+            }
+            *grads.v[t] = dv;
+            let (s_dy, v_dy) = (Wide::splat(dot(s, dy)), Wide::splat(dot(v, dy)));
+            let (v, s, dy, ds) = (v.as_flattened(), s.as_flattened(), dy.as_flattened(), ds.as_flattened());
+            for c in 0..GROUPS {
+                let (r, d, k) = (Wide::load(&r[c]), Wide::load(&d[c]), Wide::load(&k[c]));
+                let (a, b) = (Wide::load(&a[c]), Wide::load(&b[c]));
+                let zero = Wide::splat(0.0);
+                let (mut asked, mut dd, mut dk, mut da, mut db) = (zero, zero, zero, zero, zero);
+                for i in 0..N {
+                    let (dy, ds) = (Wide::splat(dy[i]), Wide::splat(ds[i]));
+                    let before = Wide::load(&before[i][c]);
+                    let g_row = dy.times_plus(r, Wide::load(&g[i][c]));
+                    asked = before.times_plus(dy, asked);
+                    dd = g_row.times_plus(before, dd);
+                    dk = g_row.times_plus(Wide::splat(v[i]), dk);
+                    da = before.times_plus(ds, da);
+                    db = g_row.times_plus(Wide::splat(s[i]), db);
+                    g_row.times_plus(d, ds.times(a)).store(&mut g[i][c]);
+                }
+                asked.times_plus(d, b.times_plus(s_dy, k.times(v_dy))).store(&mut grads.r[t][c]);
+                dd.store(&mut grads.d[t][c]);
+                dk.store(&mut grads.k[t][c]);
+                da.store(&mut grads.a[t][c]);
+                db.store(&mut grads.b[t][c]);
+            }
+        }
+    };
 }
 
-#[inline(always)]
-fn part(row: &Row, first: usize) -> &[f32; WIDE] {
-    &row.as_chunks::<WIDE>().0[first / WIDE]
+mod portable {
+    recurrence!(Plain);
 }
 
-#[inline(always)]
-fn part_mut(row: &mut Row, first: usize) -> &mut [f32; WIDE] {
-    &mut row.as_chunks_mut::<WIDE>().0[first / WIDE]
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    recurrence!(Avx2, #[target_feature(enable = "avx2,fma")]);
 }

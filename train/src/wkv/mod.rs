@@ -15,6 +15,7 @@ mod cpu;
 mod kernel;
 mod lanes;
 mod reference;
+mod vector;
 
 use std::fmt::Debug;
 use std::sync::Arc;

@@ -53,14 +53,15 @@ impl WkvBackend for Reference {
             let (before, after, s) = (states.get(t), states.get(t + 1), removed.get(t));
             let dy_t = column(dy, t);
             let dr = after.mt().matmul(&dy_t);
-            g += dy_t.matmul(&row(inputs.r, t));
-            let dv = g.matmul(&column(inputs.k, t));
-            let dk = g.mt().matmul(&column(inputs.v, t));
-            let db = g.mt().matmul(&s);
-            let ds = g.matmul(&column(inputs.b, t));
+            // Not in place: the first G is the caller's tensor.
+            let with_output = &g + dy_t.matmul(&row(inputs.r, t));
+            let dv = with_output.matmul(&column(inputs.k, t));
+            let dk = with_output.mt().matmul(&column(inputs.v, t));
+            let db = with_output.mt().matmul(&s);
+            let ds = with_output.matmul(&column(inputs.b, t));
             let da = before.mt().matmul(&ds);
-            let dd = (&g * &before).sum_dim_intlist([-2i64].as_slice(), false, None::<Kind>).unsqueeze(-1);
-            g = g * row(&decay, t) + ds.matmul(&row(inputs.a, t));
+            let dd = (&with_output * &before).sum_dim_intlist([-2i64].as_slice(), false, None::<Kind>).unsqueeze(-1);
+            g = with_output * row(&decay, t) + ds.matmul(&row(inputs.a, t));
             for (list, grad) in grads.iter_mut().zip([dr, dd, dk, dv, da, db]) {
                 list.push(grad.squeeze_dim(-1));
             }
