@@ -1,18 +1,22 @@
-//! Batched recurrent generation. Each prompt has its own random stream, so its answer does not depend on
-//! the prompts beside it, on their number, or on the worker.
+//! Batched recurrent generation. Each prompt has its own random stream, and the network always steps the
+//! same number of rows, so an answer does not depend on the prompts beside it, on their number, or on the
+//! worker: not even in the last bit of a logit, which matrix products of another number of rows would change.
 //!
 //! The corrected stop rule: bars are counted, and the answer ends at `FillBar_End`, when bar n + 1 begins
 //! (n = 1 included), or at the longest length allowed.
 
 use midi_ingest::job::draws::Keyed;
-use midi_ingest::job::exit::{Error, Result};
+use midi_ingest::job::exit::{Error, Exit, Result};
 use midi_ingest::token::Tokenizer;
 use midi_ingest::token::vocabulary::{BAR, FILL_END, SPECIAL_END, Token};
 use midi_train::model::{Rwkv7, State};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::config::SamplerConfig;
 use crate::sampler::draw;
+
+/// Rows of one step of the network, always; those that no prompt needs are zeros.
+const ROWS: usize = 16;
 
 /// What is asked of a model.
 #[derive(Clone, Debug)]
@@ -67,10 +71,20 @@ struct Live<'a> {
     bars: usize,
 }
 
-/// Answers all questions, `batch` at a time; `done` is told of each that is finished.
+/// Prompts that take each step together, in the first rows of a state of [`ROWS`] rows.
+struct Group<'a> {
+    live: Vec<Live<'a>>,
+    /// The state after the ids that were read so far.
+    state: State,
+    /// The logits after these ids, [rows, V].
+    logits: Tensor,
+}
+
+/// Answers all questions, at most `batch` (but at least 16) at a time; whoever is done makes room for the
+/// next. `done` is told the index of each question that is finished.
 ///
 /// # Errors
-/// An id that the model does not have.
+/// An id that the model does not have; logits that are not numbers (70); or what `done` returns.
 pub fn answer(
     model: &Rwkv7,
     tokenizer: &Tokenizer,
@@ -82,55 +96,106 @@ pub fn answer(
 ) -> Result<Vec<Answer>> {
     let banned = Banned::of(tokenizer);
     let mut answers = vec![Answer { ids: Vec::new(), stop: "nothing-allowed" }; questions.len()];
-    for (chunk, group) in questions.chunks(batch.max(1)).enumerate() {
-        let mut live = Vec::with_capacity(group.len());
-        let (mut states, mut logits) = (Vec::new(), Vec::new());
-        for (offset, question) in group.iter().enumerate() {
+    let mut waiting = questions.iter().enumerate();
+    let mut groups: Vec<Group<'_>> = (0..batch.div_ceil(ROWS).max(1)).map(|_| Group::empty(model)).collect();
+    loop {
+        let mut working = false;
+        for group in &mut groups {
+            group.fill(model, &mut waiting, tokenizer.size(), seed)?;
+            working |= !group.live.is_empty();
+            group.advance(model, tokenizer, &banned, config, &mut |place, answer| {
+                answers[place] = answer;
+                done(place)
+            })?;
+        }
+        if !working {
+            return Ok(answers);
+        }
+    }
+}
+
+impl<'a> Group<'a> {
+    fn empty(model: &Rwkv7) -> Self {
+        let shape = model.shape();
+        let logits = Tensor::zeros([0, shape.vocabulary as i64], (Kind::Float, Device::Cpu));
+        Group { live: Vec::new(), state: State::zeros(shape, 0), logits }
+    }
+
+    /// Reads the prompts of as many waiting questions as there are free rows.
+    fn fill(
+        &mut self,
+        model: &Rwkv7,
+        waiting: &mut dyn Iterator<Item = (usize, &'a Question)>,
+        vocabulary: usize,
+        seed: u64,
+    ) -> Result<()> {
+        let (mut states, mut logits) = (Vec::new(), vec![self.logits.shallow_clone()]);
+        for (place, question) in waiting.take(ROWS - self.live.len()) {
             let ids: Vec<i64> = question.prompt.iter().map(|id| i64::from(*id)).collect();
             let (last, state) = model.prefill(&Tensor::from_slice(&ids).unsqueeze(0), None)?;
             states.push(state);
             logits.push(last);
-            let mut seen = vec![false; tokenizer.size()];
+            let mut seen = vec![false; vocabulary];
             question.prompt.iter().for_each(|id| seen[usize::from(*id)] = true);
             let draws = Keyed::new(seed, &format!("generate/{}", question.id), 0);
-            let place = chunk * batch.max(1) + offset;
-            live.push(Live { question, place, draws, seen, ids: Vec::new(), bars: 0 });
+            self.live.push(Live { question, place, draws, seen, ids: Vec::new(), bars: 0 });
         }
-        let mut state = State::concat(&states)?;
-        let mut logits = Tensor::cat(&logits, 0);
-        loop {
-            let mut rows = Vec::new();
-            let mut next = Vec::new();
-            let width = tokenizer.size();
-            let values: Vec<f32> = Vec::try_from(logits.to_kind(Kind::Float).contiguous().view([-1]))
-                .map_err(|e| Error::bug("logits cannot be read").because(e))?;
-            for (row, one) in live.iter_mut().enumerate() {
-                match one.next(&values[row * width..(row + 1) * width], tokenizer, &banned, config) {
-                    Ok(id) => {
-                        rows.push(row);
-                        next.push(i64::from(id));
-                    }
-                    Err(stop) => {
-                        answers[one.place] = Answer { ids: std::mem::take(&mut one.ids), stop };
-                        done(one.place)?;
-                    }
-                }
-            }
-            if rows.is_empty() {
-                break;
-            }
-            if rows.len() < live.len() {
-                state = state.select(&rows)?;
-                let mut row = 0;
-                live.retain(|_| {
-                    row += 1;
-                    rows.binary_search(&(row - 1)).is_ok()
-                });
-            }
-            (logits, state) = model.step(&next, &state)?;
+        if !states.is_empty() {
+            states.insert(0, std::mem::replace(&mut self.state, State::zeros(model.shape(), 0)));
+            self.state = State::concat(&states)?;
+            self.logits = Tensor::cat(&logits, 0);
         }
+        Ok(())
     }
-    Ok(answers)
+
+    /// Draws an id for every prompt, hands over those that are finished, and steps the others.
+    fn advance(
+        &mut self,
+        model: &Rwkv7,
+        tokenizer: &Tokenizer,
+        banned: &Banned,
+        config: &SamplerConfig,
+        finished: &mut dyn FnMut(usize, Answer) -> Result<()>,
+    ) -> Result<()> {
+        if self.live.is_empty() {
+            return Ok(());
+        }
+        let values: Vec<f32> = Vec::try_from(self.logits.to_kind(Kind::Float).contiguous().view([-1]))
+            .map_err(|e| Error::bug("logits cannot be read").because(e))?;
+        let (mut going, mut rows, mut next) = (Vec::new(), Vec::new(), Vec::new());
+        let live = std::mem::take(&mut self.live).into_iter().zip(values.chunks(tokenizer.size()));
+        for (row, (mut one, logits)) in live.enumerate() {
+            if logits.iter().any(|logit| logit.is_nan()) {
+                return Err(Error::new(
+                    Exit::Diverged,
+                    format!("prompt `{}`: logits are not numbers", one.question.id),
+                )
+                .hint("the model's training diverged; take an earlier checkpoint"));
+            }
+            match one.next(logits, tokenizer, banned, config) {
+                Ok(id) => {
+                    going.push(one);
+                    rows.push(row);
+                    next.push(i64::from(id));
+                }
+                Err(stop) => finished(one.place, Answer { ids: one.ids, stop })?,
+            }
+        }
+        self.live = going;
+        let kept = self.state.select(&rows)?;
+        if self.live.is_empty() {
+            self.state = kept;
+            self.logits = self.logits.narrow(0, 0, 0);
+            return Ok(());
+        }
+        let idle = ROWS - rows.len();
+        next.extend(std::iter::repeat_n(0, idle));
+        let (logits, state) = model.step(&next, &State::concat(&[kept, State::zeros(model.shape(), idle)])?)?;
+        let used: Vec<usize> = (0..rows.len()).collect();
+        self.state = state.select(&used)?;
+        self.logits = logits.narrow(0, 0, rows.len() as i64);
+        Ok(())
+    }
 }
 
 impl Live<'_> {
@@ -163,3 +228,6 @@ impl Live<'_> {
         Ok(id as u16)
     }
 }
+
+#[cfg(test)]
+mod tests;
