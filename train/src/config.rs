@@ -15,6 +15,9 @@ pub struct TrainConfig {
     /// The whole global batch in one pass if left out.
     #[serde(default)]
     pub micro_batch: Option<usize>,
+    /// How samples become batches.
+    #[serde(default)]
+    pub data: DataConfig,
     /// Optimiser steps.
     pub steps: u64,
     /// The learning rate over the run.
@@ -35,6 +38,15 @@ pub struct TrainConfig {
     /// Threads of the process; all cores if left out.
     #[serde(default)]
     pub threads: Option<usize>,
+}
+
+/// `[train.<model>.data]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct DataConfig {
+    /// Whether short samples share a row, each as if it had one of its own. The result is the same up to
+    /// rounding; less time goes into padding.
+    pub pack: bool,
 }
 
 /// `[train.<model>.model]`: the shape of an RWKV-7 network. The vocabulary's size comes from the data.

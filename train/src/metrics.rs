@@ -23,6 +23,8 @@ pub struct Line {
     pub tokens: u64,
     /// Positions a second over the steps since the last line.
     pub tokens_per_second: f64,
+    /// The share of positions that were not padding, 0 to 1, over the steps since the last line.
+    pub filled: f64,
     /// Cross-entropy over the validation split, if it was taken at this step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_loss: Option<f64>,
@@ -81,12 +83,13 @@ pub struct Window {
     cross_entropy: f64,
     targets: u64,
     tokens: u64,
+    positions: u64,
     began: Instant,
 }
 
 impl Default for Window {
     fn default() -> Self {
-        Window { cross_entropy: 0.0, targets: 0, tokens: 0, began: Instant::now() }
+        Window { cross_entropy: 0.0, targets: 0, tokens: 0, positions: 0, began: Instant::now() }
     }
 }
 
@@ -96,11 +99,17 @@ impl Window {
         self.cross_entropy += report.cross_entropy;
         self.targets += report.targets;
         self.tokens += report.tokens;
+        self.positions += report.positions;
     }
 
     /// Cross-entropy in nats a target.
     pub fn loss(&self) -> f64 {
         self.cross_entropy / self.targets.max(1) as f64
+    }
+
+    /// The share of positions that were not padding.
+    pub fn filled(&self) -> f64 {
+        self.tokens as f64 / self.positions.max(1) as f64
     }
 
     /// Positions a second since the window began.
@@ -172,7 +181,16 @@ mod tests {
     use super::*;
 
     fn line(step: u64) -> Line {
-        Line { step, loss: 2.5, lr: 1e-3, grad_norm: 0.7, tokens: 10 * step, tokens_per_second: 5.0, valid_loss: None }
+        Line {
+            step,
+            loss: 2.5,
+            lr: 1e-3,
+            grad_norm: 0.7,
+            tokens: 10 * step,
+            tokens_per_second: 5.0,
+            filled: 0.5,
+            valid_loss: None,
+        }
     }
 
     #[test]

@@ -207,9 +207,13 @@ mod tests {
     fn the_key_follows_what_changes_the_result_only() {
         let key = |sets: &[&str]| plan(sets).expect("fits").key;
         let base = key(&[]);
-        for same in
-            ["train.m.threads=3", "train.m.micro-batch=2", "train.m.log-every-steps=7", "train.m.checkpoint.keep=5"]
-        {
+        for same in [
+            "train.m.data.pack=true",
+            "train.m.threads=3",
+            "train.m.micro-batch=2",
+            "train.m.log-every-steps=7",
+            "train.m.checkpoint.keep=5",
+        ] {
             assert_eq!(key(&[same]), base, "{same}");
         }
         for other in ["seed=1", "train.m.steps=11", "train.m.schedule.lr=0.5", "train.m.optimizer.beta2=0.5"] {

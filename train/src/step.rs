@@ -7,7 +7,7 @@ use crate::config::OptimizerConfig;
 use crate::data::Batch;
 use crate::fault;
 use crate::loss::{self, Rule};
-use crate::model::Rwkv7;
+use crate::model::{Resets, Rwkv7};
 use crate::optim::{AdamW, clip_factor, global_norm};
 
 /// What a step came to.
@@ -19,6 +19,8 @@ pub struct StepReport {
     pub targets: u64,
     /// Positions that are not padding.
     pub tokens: u64,
+    /// Positions, padding included.
+    pub positions: u64,
     /// Norm of the gradient before clipping.
     pub grad_norm: f64,
 }
@@ -40,8 +42,7 @@ pub fn step(
     let rule = Rule::Corrected { targets, l2wrap: config.l2wrap };
     let mut cross_entropy = 0.0;
     for batch in micro_batches {
-        let (ids, labels) = tensors(batch);
-        let hidden = model.hidden(&ids, None)?;
+        let (hidden, labels) = hidden(model, batch)?;
         let loss = loss::head_loss(&hidden, model.head(), &labels, rule)?;
         cross_entropy += loss.cross_entropy;
         loss.objective.f_backward().map_err(fault::torch)?;
@@ -56,7 +57,8 @@ pub fn step(
     }
     optimizer.update(model.parameters(), lr, clip_factor(grad_norm, config.clip_norm))?;
     let tokens = micro_batches.iter().map(|batch| batch.tokens).sum();
-    Ok(StepReport { cross_entropy, targets, tokens, grad_norm })
+    let positions = micro_batches.iter().map(|batch| (batch.rows * batch.columns) as u64).sum();
+    Ok(StepReport { cross_entropy, targets, tokens, positions, grad_norm })
 }
 
 /// Σ cross-entropy of `batch` in nats, and its target tokens, without a gradient.
@@ -65,13 +67,18 @@ pub fn step(
 /// As the forward pass.
 pub fn evaluate(model: &Rwkv7, batch: &Batch) -> Result<(f64, u64)> {
     no_grad(|| {
-        let (ids, labels) = tensors(batch);
-        let hidden = model.hidden(&ids, None)?;
+        let (hidden, labels) = hidden(model, batch)?;
         loss::cross_entropy(&hidden, model.head(), &labels)
     })
 }
 
-fn tensors(batch: &Batch) -> (Tensor, Tensor) {
+/// The input of the head for a batch, [B, T, D], and its labels, [B, T].
+fn hidden(model: &Rwkv7, batch: &Batch) -> Result<(Tensor, Tensor)> {
     let size = [batch.rows as i64, batch.columns as i64];
-    (Tensor::from_slice(&batch.ids).reshape(size), Tensor::from_slice(&batch.labels).reshape(size))
+    let (ids, labels) = (Tensor::from_slice(&batch.ids).reshape(size), Tensor::from_slice(&batch.labels).reshape(size));
+    let hidden = match batch.resets.as_slice() {
+        [] => model.hidden(&ids, None)?,
+        places => model.hidden_of_packed(&ids, &Resets::new(batch.rows, batch.columns, places)?)?,
+    };
+    Ok((hidden, labels))
 }

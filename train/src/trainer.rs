@@ -206,7 +206,11 @@ impl Run {
     /// The micro-batches of a step.
     fn micro_batches(&self, order: &Order, number: u64) -> Result<Vec<Batch>> {
         let samples = order.step(number, self.plan.global_batch);
-        samples.chunks(self.plan.micro_batch).map(|samples| self.train.batch(samples)).collect()
+        samples.chunks(self.plan.micro_batch).map(|samples| self.batch(&self.train, samples)).collect()
+    }
+
+    fn batch(&self, data: &Dataset, samples: &[u64]) -> Result<Batch> {
+        if self.config.data.pack { data.packed_batch(samples) } else { data.batch(samples) }
     }
 
     /// The loss over the validation split, in nats a target; none if it has no target.
@@ -215,7 +219,7 @@ impl Run {
         let samples: Vec<u64> = (0..count).map(|i| i * self.valid.len() / count).collect();
         let (mut sum, mut targets) = (0.0, 0);
         for samples in samples.chunks(self.plan.micro_batch) {
-            let (cross_entropy, count) = evaluate(&self.model, &self.valid.batch(samples)?)?;
+            let (cross_entropy, count) = evaluate(&self.model, &self.batch(&self.valid, samples)?)?;
             sum += cross_entropy;
             targets += count;
         }
@@ -230,6 +234,7 @@ impl Run {
             grad_norm: report.grad_norm,
             tokens: self.tokens,
             tokens_per_second: window.tokens_per_second(),
+            filled: window.filled(),
             valid_loss,
         })
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use midi_ingest::job::exit::{Exit, Result};
 use midi_ingest::job::{Experiment, Progress, Shutdown};
@@ -11,10 +12,15 @@ use midi_ingest::shard::{
 };
 use midi_ingest::store::Store;
 use midi_train::checkpoint::{COMMIT, Checkpoints, open_model};
-use midi_train::data::{Dataset, NO_TARGET, unigram_loss};
+use midi_train::config::OptimizerConfig;
+use midi_train::data::{Batch, Dataset, NO_TARGET, unigram_loss};
 use midi_train::metrics::Line;
+use midi_train::model::{Parameters, Resets, Rwkv7, Shape, init::init};
+use midi_train::optim::AdamW;
+use midi_train::step::step;
 use midi_train::trainer::{self, Finished};
 use midi_train::wkv::CpuWkv;
+use tch::{Device, Kind, Tensor};
 
 const VOCABULARY: usize = 24;
 /// An id that is never a target.
@@ -290,4 +296,54 @@ fn a_run_without_data_says_to_run_ingest() {
     let error = train(folder.path(), &[]).expect_err("no data");
     assert_eq!(error.exit(), Exit::BadData);
     assert!(error.hint_text().is_some_and(|hint| hint.contains("midi-ingest run")), "{error}");
+}
+
+#[test]
+fn packed_rows_are_separate_rows() {
+    let folder = tempfile::tempdir().expect("folder");
+    let manifest = ingest(folder.path(), "a");
+    let store = Store::open(folder.path().join("ingest").to_str().expect("utf-8")).expect("opens");
+    let data = Dataset::open(&store, &manifest, Split::Train).expect("opens");
+    let samples: Vec<u64> = (3..20).collect();
+    let (apart, packed) = (data.batch(&samples).expect("a batch"), data.packed_batch(&samples).expect("a batch"));
+    assert_eq!((apart.tokens, apart.targets), (packed.tokens, packed.targets));
+    assert!(apart.resets.is_empty() && packed.rows < apart.rows && packed.columns == apart.columns);
+    assert_eq!(packed.resets.len() + packed.rows, samples.len());
+
+    // The first values leave some branches at zero; here every parameter takes part.
+    let shape = Shape::new(2, 64, VOCABULARY).expect("fits");
+    let stirred = |(name, tensor): (&str, &Tensor)| {
+        let n = Tensor::arange(tensor.numel() as i64, (Kind::Float, Device::Cpu)).reshape(tensor.size());
+        (name.to_owned(), tensor + (n * 0.7 + name.len() as f64).sin() * 0.1)
+    };
+    let config = OptimizerConfig { l2wrap: 1e-2, ..OptimizerConfig::default() };
+    let gradients = |batch: Batch| {
+        let parameters: Parameters = init(shape, 3).iter().map(stirred).collect();
+        let mut model = Rwkv7::new(parameters, Arc::new(CpuWkv::new(Some(1)).expect("starts"))).expect("a network");
+        model.set_trainable(true);
+        let mut optimizer = AdamW::new(config.clone(), model.parameters());
+        let report = step(&mut model, &mut optimizer, &config, &[batch], 1e-3).expect("steps");
+        let grads = model.parameters().iter().map(|(name, tensor)| (name.to_owned(), tensor.grad()));
+        // The first layer has a value of its own only, so its `v…` parameters take no part.
+        let grads: Vec<(String, Tensor)> = grads.filter(|(_, grad)| grad.defined()).collect();
+        assert_eq!(grads.len(), model.parameters().len() - 3);
+        (report.cross_entropy, grads)
+    };
+    let ((loss, apart), (packed_loss, packed)) = (gradients(apart), gradients(packed));
+    assert!((loss - packed_loss).abs() < 1e-5 * loss, "{loss} {packed_loss}");
+    for ((name, expected), (_, found)) in apart.iter().zip(&packed) {
+        let norm = expected.norm().double_value(&[]);
+        let error = (expected - found).norm().double_value(&[]);
+        assert!(error <= 2e-5 * norm + 1e-9, "{name}: {error:e} of {norm:e}");
+    }
+
+    // What stands in front of a reset changes nothing behind it, to the bit.
+    let model =
+        Rwkv7::new(init(shape, 3).iter().map(stirred).collect(), Arc::new(CpuWkv::new(Some(1)).expect("starts")));
+    let model = model.expect("a network");
+    let resets = Resets::new(1, 9, &[4]).expect("fits");
+    let ids = |first: [i64; 4]| Tensor::from_slice(&[first.as_slice(), &[5, 6, 7, 8, 9]].concat()).reshape([1, 9]);
+    let run = |ids: Tensor| model.hidden_of_packed(&ids, &resets).expect("runs").narrow(1, 4, 5);
+    assert!(run(ids([1, 2, 3, 4])).equal(&run(ids([11, 3, 0, 17]))));
+    assert!(Resets::new(1, 9, &[9]).is_err());
 }

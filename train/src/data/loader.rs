@@ -1,4 +1,4 @@
-//! Samples from the shards of a manifest, as right-padded batches.
+//! Samples from the shards of a manifest, as right-padded batches of one sample a row, or several.
 
 use midi_ingest::job::exit::{Error, Result};
 use midi_ingest::shard::{Manifest, ShardReader, Split};
@@ -10,17 +10,21 @@ pub const NO_TARGET: i64 = -100;
 /// The id that fills rows up; such positions are never targets.
 const PAD: i64 = 0;
 
-/// Rows of one length: inputs are a sample's ids without the last, labels the ids without the first.
+/// Rows of one length: inputs are a sample's ids without the last, labels the ids without the first. A row
+/// holds one sample, or several that know nothing of each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// Sequences.
+    /// Rows.
     pub rows: usize,
-    /// Positions of a sequence: those of the longest.
+    /// Positions of a row: those of the longest.
     pub columns: usize,
     /// Input ids, row by row.
     pub ids: Vec<i64>,
     /// Labels, row by row; [`NO_TARGET`] where there is none.
     pub labels: Vec<i64>,
+    /// Places (row · columns + column) at which a sample begins that is not the first of its row: the
+    /// network forgets there what was before. Ascending.
+    pub resets: Vec<i64>,
     /// Positions that are targets.
     pub targets: u64,
     /// Positions that are not padding.
@@ -111,34 +115,60 @@ impl Dataset {
         }
     }
 
-    /// The samples `indices` as one batch.
+    /// The samples `indices` as one batch, a row each.
     ///
     /// # Errors
     /// As [`Dataset::sample`].
     pub fn batch(&self, indices: &[u64]) -> Result<Batch> {
         let samples = indices.iter().map(|&index| self.sample(index)).collect::<Result<Vec<_>>>()?;
-        let columns = samples.iter().map(|ids| ids.len().saturating_sub(1)).max().unwrap_or(0).max(1);
+        Ok(self.fill(&samples.iter().map(|sample| vec![*sample]).collect::<Vec<_>>()))
+    }
+
+    /// The samples `indices` as one batch of as few rows as first-fit-decreasing gives, each as long as the
+    /// longest sample.
+    ///
+    /// # Errors
+    /// As [`Dataset::sample`].
+    pub fn packed_batch(&self, indices: &[u64]) -> Result<Batch> {
+        let samples = indices.iter().map(|&index| self.sample(index)).collect::<Result<Vec<_>>>()?;
+        let sizes: Vec<usize> = samples.iter().map(|ids| positions(ids)).collect();
+        let rows = pack(&sizes);
+        let of_row = |row: &Vec<usize>| row.iter().map(|&index| samples[index]).collect();
+        Ok(self.fill(&rows.iter().map(of_row).collect::<Vec<Vec<&[u16]>>>()))
+    }
+
+    /// A batch of the rows given, each a list of samples.
+    fn fill(&self, rows: &[Vec<&[u16]>]) -> Batch {
+        let length = |row: &Vec<&[u16]>| row.iter().map(|ids| positions(ids)).sum::<usize>();
+        let columns = rows.iter().map(length).max().unwrap_or(0).max(1);
         let mut batch = Batch {
-            rows: samples.len(),
+            rows: rows.len(),
             columns,
-            ids: vec![PAD; samples.len() * columns],
-            labels: vec![NO_TARGET; samples.len() * columns],
+            ids: vec![PAD; rows.len() * columns],
+            labels: vec![NO_TARGET; rows.len() * columns],
+            resets: Vec::new(),
             targets: 0,
             tokens: 0,
         };
-        let rows = batch.ids.chunks_exact_mut(columns).zip(batch.labels.chunks_exact_mut(columns));
-        for ((ids, labels), sample) in rows.zip(samples) {
-            for (position, pair) in sample.windows(2).enumerate() {
-                let (input, target) = (pair[0], pair[1]);
-                ids[position] = i64::from(input);
-                if self.is_target(target) {
-                    labels[position] = i64::from(target);
-                    batch.targets += 1;
+        for (number, row) in rows.iter().enumerate() {
+            let mut place = number * columns;
+            for sample in row {
+                if place > number * columns {
+                    batch.resets.push(place as i64);
                 }
+                for pair in sample.windows(2) {
+                    let (input, target) = (pair[0], pair[1]);
+                    batch.ids[place] = i64::from(input);
+                    if self.is_target(target) {
+                        batch.labels[place] = i64::from(target);
+                        batch.targets += 1;
+                    }
+                    place += 1;
+                }
+                batch.tokens += positions(sample) as u64;
             }
-            batch.tokens += sample.len().saturating_sub(1) as u64;
         }
-        Ok(batch)
+        batch
     }
 
     /// Whether `id` counts where it is to be predicted.
@@ -149,5 +179,60 @@ impl Dataset {
     /// The size of the vocabulary.
     pub(super) fn vocabulary(&self) -> usize {
         self.unscored.len()
+    }
+}
+
+/// Positions that a sample takes in a row.
+fn positions(sample: &[u16]) -> usize {
+    sample.len().saturating_sub(1)
+}
+
+/// Sizes into as few rows of the largest size as first-fit-decreasing finds: the indices of each row. The
+/// rows, and what is in a row, are in the order of the indices.
+fn pack(sizes: &[usize]) -> Vec<Vec<usize>> {
+    let room = sizes.iter().copied().max().unwrap_or(0);
+    let mut order: Vec<usize> = (0..sizes.len()).collect();
+    order.sort_by_key(|&index| (std::cmp::Reverse(sizes[index]), index));
+    let mut rows: Vec<(usize, Vec<usize>)> = Vec::new();
+    for index in order {
+        match rows.iter_mut().find(|(used, _)| used + sizes[index] <= room) {
+            Some((used, row)) => {
+                *used += sizes[index];
+                row.push(index);
+            }
+            None => rows.push((sizes[index], vec![index])),
+        }
+    }
+    let mut rows: Vec<Vec<usize>> = rows.into_iter().map(|(_, row)| row).collect();
+    rows.iter_mut().for_each(|row| row.sort_unstable());
+    rows.sort_unstable();
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn short_samples_fill_the_rows_of_long_ones_up() {
+        assert_eq!(pack(&[3, 9, 6, 2, 1, 6]), [vec![0, 2], vec![1], vec![3, 4, 5]]);
+        assert!(pack(&[]).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn every_sample_is_packed_once_and_no_row_overflows(sizes in prop::collection::vec(1usize..200, 1..40)) {
+            let rows = pack(&sizes);
+            let mut all: Vec<usize> = rows.concat();
+            all.sort_unstable();
+            prop_assert_eq!(all, (0..sizes.len()).collect::<Vec<_>>());
+            let room = *sizes.iter().max().expect("there is one");
+            let used = |row: &Vec<usize>| row.iter().map(|&index| sizes[index]).sum::<usize>();
+            prop_assert!(rows.iter().all(|row| used(row) <= room));
+            // First fit leaves at most one row that is not more than half full.
+            prop_assert!(rows.iter().filter(|row| used(row) * 2 <= room).count() <= 1);
+        }
     }
 }

@@ -7,6 +7,7 @@ use tch::Tensor;
 
 use super::channel_mix::ChannelMix;
 use super::parameters::Parameters;
+use super::resets::Resets;
 use super::state::LayerState;
 use super::time_mix::{Mixed, Stages, TimeMix};
 use crate::wkv::WkvBackend;
@@ -73,12 +74,14 @@ impl Block {
         })
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the operands of one layer, each by its own name")]
     pub(super) fn forward(
         &self,
         backend: &Arc<dyn WkvBackend>,
         x: &Tensor,
         v_first: Option<&Tensor>,
         before: Before<'_>,
+        resets: Option<&Resets>,
         differentiable: bool,
         mut stages: Option<Stages<'_>>,
     ) -> Result<Passed> {
@@ -88,11 +91,12 @@ impl Block {
             v_first,
             before.att_shift,
             before.wkv,
+            resets,
             differentiable,
             stages.as_deref_mut().map(|s| s as _),
         )?;
         let middle = x + out;
-        let (out, ffn_shift) = self.ffn.forward(&self.ln2.forward(&middle), before.ffn_shift);
+        let (out, ffn_shift) = self.ffn.forward(&self.ln2.forward(&middle), before.ffn_shift, resets);
         let x = &middle + &out;
         if let Some(stages) = stages {
             for (name, tensor) in [("x_mid", &middle), ("ffn_out", &out), ("out", &x)] {

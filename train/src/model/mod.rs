@@ -12,6 +12,8 @@ pub mod init;
 #[cfg(feature = "torch")]
 mod parameters;
 #[cfg(feature = "torch")]
+mod resets;
+#[cfg(feature = "torch")]
 mod rwkv7;
 #[cfg(feature = "torch")]
 mod state;
@@ -22,6 +24,8 @@ pub use shape::Shape;
 
 #[cfg(feature = "torch")]
 pub use parameters::Parameters;
+#[cfg(feature = "torch")]
+pub use resets::Resets;
 #[cfg(feature = "torch")]
 pub use rwkv7::Rwkv7;
 #[cfg(feature = "torch")]

@@ -8,6 +8,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::block::{Before, Block, LayerNorm};
 use super::parameters::Parameters;
+use super::resets::Resets;
 use super::shape::Shape;
 use super::state::State;
 use super::time_mix::Stages;
@@ -89,6 +90,16 @@ impl Rwkv7 {
         self.hidden_with_stages(ids, time_state, None).map(|(hidden, _)| hidden)
     }
 
+    /// As [`Rwkv7::hidden`] from a state of zeros, for rows that hold several sequences: at `resets` the
+    /// network forgets what was before.
+    ///
+    /// # Errors
+    /// As [`Rwkv7::forward`].
+    pub fn hidden_of_packed(&self, ids: &Tensor, resets: &Resets) -> Result<Tensor> {
+        let before = vec![Before::default(); self.blocks.len()];
+        self.pass(ids, &before, Some(resets), true, None).map(|(hidden, _)| hidden)
+    }
+
     /// As [`Rwkv7::hidden`], with the state after the last token; `stages` is shown every activation.
     ///
     /// # Errors
@@ -106,7 +117,7 @@ impl Rwkv7 {
             ..Before::default()
         };
         let before: Vec<Before<'_>> = (0..self.blocks.len()).map(before).collect();
-        self.pass(ids, &before, true, stages)
+        self.pass(ids, &before, None, true, stages)
     }
 
     /// The head: hidden rows [.., D] to logits [.., V].
@@ -156,7 +167,7 @@ impl Rwkv7 {
             Some(state) => state.layers.iter().map(Before::from).collect(),
             None => vec![Before::default(); self.blocks.len()],
         };
-        self.pass(ids, &before, false, None)
+        self.pass(ids, &before, None, false, None)
     }
 
     /// The pass over all blocks, each from its entry of `before`.
@@ -164,6 +175,7 @@ impl Rwkv7 {
         &self,
         ids: &Tensor,
         before: &[Before<'_>],
+        resets: Option<&Resets>,
         differentiable: bool,
         mut stages: Option<Stages<'_>>,
     ) -> Result<(Tensor, State)> {
@@ -179,7 +191,7 @@ impl Rwkv7 {
         let mut layers = Vec::with_capacity(self.blocks.len());
         for (block, &before) in self.blocks.iter().zip(before) {
             let stages = stages.as_deref_mut().map(|stages| stages as Stages<'_>);
-            let passed = block.forward(&self.backend, &x, v_first.as_ref(), before, differentiable, stages)?;
+            let passed = block.forward(&self.backend, &x, v_first.as_ref(), before, resets, differentiable, stages)?;
             (x, v_first) = (passed.x, Some(passed.v_first));
             layers.push(passed.state);
         }

@@ -6,6 +6,7 @@ use midi_ingest::job::exit::Result;
 use tch::{Kind, Tensor};
 
 use super::parameters::Parameters;
+use super::resets::Resets;
 use super::shape::HEAD;
 use crate::wkv::{Inputs, WkvBackend, wkv};
 
@@ -97,7 +98,8 @@ impl TimeMix {
     }
 
     /// `x` after ln1, `before` the row before its first [B, D] (none: zeros), `s0` the WKV state before
-    /// it. `v_first` is the first layer's v, and is not read in the first layer.
+    /// it, `resets` where both are zeros again. `v_first` is the first layer's v, and is not read in the first
+    /// layer.
     #[expect(clippy::too_many_arguments, reason = "the operands of one layer, each by its own name")]
     pub(super) fn forward(
         &self,
@@ -106,11 +108,12 @@ impl TimeMix {
         v_first: Option<&Tensor>,
         before: Option<&Tensor>,
         s0: Option<&Tensor>,
+        resets: Option<&Resets>,
         differentiable: bool,
         stages: Option<Stages<'_>>,
     ) -> Result<Mixed> {
         let (batch, time, width) = x.size3().map_err(crate::fault::torch)?;
-        let delta = shifted(x, before) - x;
+        let delta = shifted(x, before, resets) - x;
         let [x_r, x_w, x_k, x_v, x_a, x_g] = self.mixes.each_ref().map(|mix| x.addcmul(&delta, mix));
 
         let matrix = |x: &Tensor, weight: &Tensor| x.linear(weight, None::<&Tensor>);
@@ -139,7 +142,12 @@ impl TimeMix {
 
         let (r_h, k_h, v_h, a_h) = (heads(&r), heads(&k), heads(&v), heads(&a));
         let (away, back) = (-&kappa, &kappa * a_h);
-        let inputs = Inputs { r: &r_h, w: &heads(&w), k: &k_h, v: &v_h, a: &away, b: &back, s0 };
+        let w_h = heads(&w);
+        let (w_h, away) = match resets {
+            Some(resets) => resets.forget(&w_h, &away),
+            None => (w_h, away),
+        };
+        let inputs = Inputs { r: &r_h, w: &w_h, k: &k_h, v: &v_h, a: &away, b: &back, s0 };
         let (y, state) = wkv(backend, inputs, differentiable)?;
 
         let y = y.view([batch * time, width]);
@@ -175,13 +183,15 @@ impl TimeMix {
     }
 }
 
-/// The rows of x [B, T, D] moved one step later; the first is `before` [B, D], or zeros.
-pub(super) fn shifted(x: &Tensor, before: Option<&Tensor>) -> Tensor {
+/// The rows of x [B, T, D] moved one step later; the first is `before` [B, D], or zeros, and those at
+/// `resets` are zeros.
+pub(super) fn shifted(x: &Tensor, before: Option<&Tensor>, resets: Option<&Resets>) -> Tensor {
     let size = x.size();
     let (batch, time) = (size[0], size[1]);
     let first = match before {
         Some(before) => before.unsqueeze(1),
         None => Tensor::zeros([batch, 1, size[2]], (x.kind(), x.device())),
     };
-    if time == 1 { first } else { Tensor::cat(&[first, x.narrow(1, 0, time - 1)], 1) }
+    let moved = if time == 1 { first } else { Tensor::cat(&[first, x.narrow(1, 0, time - 1)], 1) };
+    resets.map_or_else(|| moved.shallow_clone(), |resets| resets.zero(&moved))
 }
