@@ -13,7 +13,8 @@ use midi_eval::prompt::Piece;
 use midi_eval::splice::{bars_of, splice};
 use midi_ingest::job::exit::{Error, Result, at_path};
 use midi_ingest::job::{Experiment, Progress, Shutdown};
-use midi_ingest::score::smf;
+use midi_ingest::score::{Meter, smf};
+use midi_ingest::shard::{MANIFEST, Manifest};
 use midi_ingest::token::Tokenizer;
 use midi_train::checkpoint::open_model;
 use midi_train::wkv::{CpuWkv, WkvBackend};
@@ -150,10 +151,11 @@ fn infill(args: &InfillArgs, progress: &Progress) -> Result<String> {
     let beside = || Path::new(&args.checkpoint).join("../../ingest/tokenizer.json");
     let above = || Path::new(&args.checkpoint).join("../../../ingest/tokenizer.json");
     let found = args.tokenizer.clone().or_else(|| [beside(), above()].into_iter().find(|path| path.is_file()));
-    let tokenizer = Tokenizer::load(&found.ok_or_else(|| {
+    let found = found.ok_or_else(|| {
         Error::mismatch(format!("there is no tokenizer near the checkpoint `{}`", args.checkpoint))
             .hint("give the one that the model was trained with: `--tokenizer FILE`")
-    })?)?;
+    })?;
+    let tokenizer = Tokenizer::load(&found)?;
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     let backend: Arc<dyn WkvBackend> = Arc::new(CpuWkv::new(Some(threads))?);
     let (model, commit) = open_model(&args.checkpoint, backend, &mut |text| progress.note(text))?;
@@ -162,7 +164,7 @@ fn infill(args: &InfillArgs, progress: &Progress) -> Result<String> {
     let shown = args.input.display();
     let bytes = fs_err::read(&args.input).map_err(|e| Error::data("cannot read the MIDI file").because(e))?;
     let unreadable = |e| Error::data(format!("`{shown}` cannot be infilled")).because(e);
-    let piece = Piece::read(&bytes).map_err(unreadable)?;
+    let piece = Piece::read_as(&bytes, meter_beside(&found)?).map_err(unreadable)?;
     let Bars(bars) = args.bars.clone();
     let Some(track) = piece.tracks.get(args.track).filter(|_| args.track < piece.score.tracks.len()) else {
         return Err(Error::data(format!("`{shown}` has no track {}", args.track))
@@ -181,6 +183,18 @@ fn infill(args: &InfillArgs, progress: &Progress) -> Result<String> {
     let score = splice(&piece, args.track, bars.clone(), &fill);
     fs_err::write(&args.output, smf::write(&score)).map_err(at_path("write", &args.output))?;
     Ok(format!("bars {}:{} of track {} -> {}", bars.start, bars.end, args.track, args.output.display()))
+}
+
+/// The meter of the data set that a tokenizer belongs to, as the manifest beside it says; as written without one.
+fn meter_beside(tokenizer: &Path) -> Result<Meter> {
+    let path = tokenizer.with_file_name(MANIFEST);
+    if !path.is_file() {
+        return Ok(Meter::AsWritten);
+    }
+    let text = fs_err::read(&path).map_err(at_path("read", &path))?;
+    let manifest: Manifest = serde_json::from_slice(&text)
+        .map_err(|e| Error::data(format!("`{}` is not a manifest", path.display())).because(e))?;
+    Ok(manifest.meter)
 }
 
 #[cfg(test)]

@@ -109,7 +109,15 @@ impl<'a> Eval<'a> {
         }
         songs.retain(|song| song.split == Split::Test && song.status == SongStatus::Accepted && song.midi.is_some());
         let (run, hash) = (&self.plan.run_id, &self.plan.config_hash);
-        let rows = choose(&songs, &self.tokenizer, &self.config.prompts, run, hash, self.experiment.seed)?;
+        let rows = choose(
+            &songs,
+            self.manifest.meter,
+            &self.tokenizer,
+            &self.config.prompts,
+            run,
+            hash,
+            self.experiment.seed,
+        )?;
         self.store.put(PROMPTS, write(&rows)?)?;
         Ok(rows)
     }

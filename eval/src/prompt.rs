@@ -4,7 +4,7 @@ use midi_ingest::job::draws::{Draws, Keyed};
 use midi_ingest::job::exit::{Error, Result};
 use midi_ingest::reject::Reject;
 use midi_ingest::sample::{BarTokens, Section, assemble};
-use midi_ingest::score::{Score, smf};
+use midi_ingest::score::{Meter, Score, smf};
 use midi_ingest::shard::Song;
 use midi_ingest::token::vocabulary::FILL_START;
 use midi_ingest::token::{Grid, Tokenizer};
@@ -30,7 +30,15 @@ impl Piece {
     /// # Errors
     /// It cannot be read or has no tokens.
     pub fn read(midi: &[u8]) -> Result<Self, Reject> {
-        let grid = Grid::of(&smf::read(midi)?)?;
+        Self::read_as(midi, Meter::AsWritten)
+    }
+
+    /// As [`Piece::read`], the time signatures taken as ingest took them.
+    ///
+    /// # Errors
+    /// As [`Piece::read`].
+    pub fn read_as(midi: &[u8], meter: Meter) -> Result<Self, Reject> {
+        let grid = Grid::of(&meter.apply(smf::read(midi)?))?;
         let tracks = grid.encode()?.iter().map(BarTokens::of).collect();
         Ok(Piece { score: grid.score, tracks })
     }
@@ -55,7 +63,8 @@ impl Piece {
     }
 }
 
-/// Chooses `config.count` prompts from `songs`, which carry their MIDI bytes. The choice is a function of
+/// Chooses `config.count` prompts from `songs`, which carry their MIDI bytes and whose time signatures are taken
+/// as `meter` says. The choice is a function of
 /// the seed and the songs.
 ///
 /// The stored original is the song on the tokenizer's grid, so that a model is not measured by what the
@@ -65,6 +74,7 @@ impl Piece {
 /// There is no song (65), or not one fits the limits (78).
 pub fn choose(
     songs: &[Song],
+    meter: Meter,
     tokenizer: &Tokenizer,
     config: &PromptConfig,
     run_id: &str,
@@ -83,7 +93,7 @@ pub fn choose(
         let count = config.bars[number % config.bars.len()];
         let row = (0..TRIES).find_map(|_| {
             let song = &songs[draws.below(songs.len())];
-            let piece = on_grid(song.midi.as_deref()?)?;
+            let piece = on_grid(song.midi.as_deref()?, meter)?;
             let track = draws.below(piece.tracks.len().max(1));
             let reached = piece.tracks.get(track)?.bars.len();
             let start = draws.below(reached.checked_sub(count)? + 1);
@@ -120,8 +130,8 @@ pub fn choose(
 }
 
 /// A test song as it is stored: on the grid, written, and read again.
-fn on_grid(midi: &[u8]) -> Option<Piece> {
-    let piece = Piece::read(midi).ok()?;
+fn on_grid(midi: &[u8], meter: Meter) -> Option<Piece> {
+    let piece = Piece::read_as(midi, meter).ok()?;
     Piece::read(&smf::write(&piece.score)).ok().filter(|again| again.score.tracks.len() == piece.score.tracks.len())
 }
 

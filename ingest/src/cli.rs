@@ -11,6 +11,7 @@ use midi_ingest::reject::Reject;
 use midi_ingest::score::bars::{Until, bar_ticks, beat_ticks};
 use midi_ingest::score::smf;
 use midi_ingest::store::sha256_hex;
+use midi_ingest::token::control::{Compat, Control};
 use midi_ingest::token::vocabulary::Token;
 use midi_ingest::token::{Grid, Tokenizer, decode};
 use serde_json::{Value, json};
@@ -63,6 +64,9 @@ enum Command {
         /// One JSON object a file and line instead of text
         #[arg(long)]
         json: bool,
+        /// With --json: the same with every attribute control, by the published rules
+        #[arg(long, requires = "json")]
+        controls: bool,
         /// MIDI files
         #[arg(value_name = "MIDI", required = true)]
         files: Vec<PathBuf>,
@@ -116,12 +120,12 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<Exit> {
             tokenizer.save(output)?;
             say(out, &format!("{} tokens, fingerprint {}", tokenizer.size(), tokenizer.fingerprint()))
         }
-        Command::Tokenize { tokenizer, json, files } => {
+        Command::Tokenize { tokenizer, json, controls, files } => {
             let tokenizer = load(tokenizer.as_deref())?;
             let mut failed = 0;
             for path in files {
                 let bytes = fs_err::read(path).map_err(|e| Error::data("cannot read a file").because(e))?;
-                let record = tokenize(&path.to_string_lossy(), &bytes, tokenizer.as_ref());
+                let record = tokenize(&path.to_string_lossy(), &bytes, tokenizer.as_ref(), *controls);
                 failed += usize::from(record.get("error").is_some());
                 if *json {
                     say(out, &record)?
@@ -148,15 +152,15 @@ fn load(path: Option<&Path>) -> Result<Option<Tokenizer>> {
 }
 
 /// The record of one file: how it was read and its tokens, or `error`.
-fn tokenize(file: &str, bytes: &[u8], tokenizer: Option<&Tokenizer>) -> Value {
+fn tokenize(file: &str, bytes: &[u8], tokenizer: Option<&Tokenizer>, controls: bool) -> Value {
     let mut record = json!({"file": file, "sha256": sha256_hex(bytes)});
-    if let Err(reject) = fill(&mut record, bytes, tokenizer) {
+    if let Err(reject) = fill(&mut record, bytes, tokenizer, controls) {
         record["error"] = reject.to_string().into();
     }
     record
 }
 
-fn fill(record: &mut Value, bytes: &[u8], tokenizer: Option<&Tokenizer>) -> Result<(), Reject> {
+fn fill(record: &mut Value, bytes: &[u8], tokenizer: Option<&Tokenizer>, controls: bool) -> Result<(), Reject> {
     let source = smf::read(bytes)?;
     record["src_tpq"] = source.ticks_per_quarter.into();
     record["src_tracks"] =
@@ -183,6 +187,37 @@ fn fill(record: &mut Value, bytes: &[u8], tokenizer: Option<&Tokenizer>) -> Resu
         value
     });
     record["tracks"] = tracks.collect();
+    if controls {
+        add_controls(record, &grid, tokenizer)?;
+    }
+    Ok(())
+}
+
+/// All controls on all bars of every track, and those of training on four bars from a third of the track on.
+fn add_controls(record: &mut Value, grid: &Grid, tokenizer: Option<&Tokenizer>) -> Result<(), Reject> {
+    let (mut tracks, mut windows) = (Vec::new(), Vec::new());
+    let all: Vec<usize> = (0..grid.bars.len()).collect();
+    for (index, track) in grid.score.tracks.iter().enumerate() {
+        let controls = grid.controls(index, &Control::ALL, &all, Compat::MidiRwkv)?;
+        let tokens = grid.encode_track(index, &controls)?;
+        let mut value = json!({"base": tokens.ids, "groups": tokens.groups});
+        if let Some(tokenizer) = tokenizer {
+            value["bpe"] = json!(tokenizer.encode(&tokens));
+        }
+        tracks.push(value);
+        let last = track.notes.last().map_or(0, |note| note.tick);
+        let own = grid.bars.iter().filter(|bar| **bar <= last).count();
+        let bars: Vec<usize> = (own / 3..own.min(own / 3 + 4)).collect();
+        let wanted = Control::of_bars(track.is_drum);
+        let numbers = wanted.iter().filter_map(|control| Control::ALL.iter().position(|other| other == control));
+        let numbers: Vec<usize> = numbers.collect();
+        let found = grid.controls(index, wanted, &bars, Compat::MidiRwkv)?.bars;
+        let events = found.iter().map(|(tick, id)| json!([tick, Token::of(*id).map(|token| token.to_string())]));
+        let events: Vec<Value> = events.collect();
+        windows.push(json!({"track": index, "bars": bars, "acs": numbers, "events": events}));
+    }
+    record["ac_tracks"] = tracks.into();
+    record["ac_window"] = windows.into();
     Ok(())
 }
 
@@ -257,7 +292,7 @@ mod tests {
     #[test]
     fn what_was_tokenized_comes_back_as_music() {
         let score = midi_ingest::source::compose(1, 0);
-        let record = tokenize("a/song.mid", &smf::write(&score), None);
+        let record = tokenize("a/song.mid", &smf::write(&score), None, true);
         assert!(record.get("error").is_none(), "{record}");
         let folder = tempfile::tempdir().expect("folder");
         let lines = folder.path().join("lines.jsonl");
@@ -270,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_broken_file_is_a_record_with_its_error() {
-        let record = tokenize("x.mid", b"not music", None);
+        let record = tokenize("x.mid", b"not music", None, false);
         assert_eq!(record["error"], "parse: no-header: shorter than a header");
     }
 }

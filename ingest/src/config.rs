@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::score::Meter;
+
 /// `[ingest]`: which music, which vocabulary, which samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -10,6 +12,9 @@ pub struct IngestConfig {
     pub source: SourceConfig,
     /// Which vocabulary they are written in.
     pub tokenizer: TokenizerConfig,
+    /// What is made of the files' time signatures: `as-written` or `regroup`.
+    #[serde(default)]
+    pub meter: Meter,
     /// How songs fall into train, valid and test.
     #[serde(default)]
     pub split: SplitConfig,

@@ -314,7 +314,8 @@ impl<'a> Ingest<'a> {
             no_loss_ids: tokenizer.no_loss_ids(),
         };
         let context_tokens = self.config.sample.context_tokens;
-        let manifest = Manifest::of_units(&self.plan.key, vocabulary, context_tokens, &records);
+        let mut manifest = Manifest::of_units(&self.plan.key, vocabulary, context_tokens, &records);
+        manifest.meter = self.config.meter;
         let (bad, files) = (manifest.counts.rejected as f64, manifest.counts.files as f64);
         if bad > self.config.max_bad_fraction * files {
             return Err(Error::data(format!("{bad} of {files} files are unreadable, see {}/songs", store.shown()))

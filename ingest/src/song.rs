@@ -86,7 +86,7 @@ impl<'a> Rules<'a> {
         let rejected = |reason: &'static str, detail: String| Reject::new(Stage::Read, reason, detail);
         let (bytes, read) = match content {
             Content::Bytes(bytes) => {
-                let score = smf::read(&bytes);
+                let score = smf::read(&bytes).map(|score| self.config.meter.apply(score));
                 (bytes, score)
             }
             Content::TooLarge { bytes } => {

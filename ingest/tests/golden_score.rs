@@ -5,7 +5,7 @@ mod golden;
 #[path = "support/records.rs"]
 mod records;
 
-use midi_ingest::score::bars::{Until, bar_ticks};
+use midi_ingest::score::bars::{Until, bar_ticks, beat_ticks};
 use midi_ingest::score::{preprocess, smf};
 use records::{GoldenScore, Midis, Tokens};
 
@@ -25,18 +25,21 @@ fn golden_scores_are_parsed_and_barred_as_the_reference_does() {
                 Ok(score) => {
                     let tracks = score.tracks.iter().map(|t| (t.program, t.is_drum, t.notes.len()));
                     let grid = preprocess(&score);
+                    let beats = beat_ticks(&grid, Until::LastOnset).unwrap_or_default();
                     tracks.eq(record.src_tracks)
                         && score.ticks_per_quarter == record.src_tpq
                         && grid.ticks_per_quarter == record.tpq
                         && bar_ticks(&grid, Until::LastOnset).is_ok_and(|bars| bars == record.bar_ticks)
                         && bar_ticks(&grid, Until::End).is_ok_and(|bars| bars == record.bar_ticks_end)
+                        && record.n_beats == Some(beats.len())
+                        && record.beats.is_none_or(|expected| expected == beats)
                 }
             };
             if !same {
                 different.push(record.file);
             }
         }
-        golden::report(&format!("{} parsing and bars", records::set_name(&set)), all, &different);
+        golden::report(&format!("{} parsing, bars and beats", records::set_name(&set)), all, &different);
     }
 }
 

@@ -2,33 +2,22 @@
 
 #[path = "support/golden.rs"]
 mod golden;
+#[path = "support/published.rs"]
+mod published;
 #[path = "support/records.rs"]
 mod records;
-
-use std::path::{Path, PathBuf};
 
 use midi_ingest::sample::{allowed_pitch_offsets, augment};
 use midi_ingest::score::smf;
 use midi_ingest::token::vocabulary::Token;
-use midi_ingest::token::{Grid, Tokenizer, decode};
+use midi_ingest::token::{Grid, decode};
 use records::{GoldenScore, Midis, Tokens};
-
-/// A published tokenizer: beside the golden records, or beside the MIDI root.
-fn published(name: &str, family: &Path) -> Option<Tokenizer> {
-    let beside = golden::midi_root().and_then(|root| root.parent().map(Path::to_owned));
-    let folders: Vec<PathBuf> = [Some(family.to_owned()), golden::midi_root(), beside].into_iter().flatten().collect();
-    let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file());
-    if found.is_none() {
-        golden::say(&format!("skipped: no published tokenizer `{name}` for the byte-pair ids"));
-    }
-    found.map(|path| Tokenizer::load(&path).unwrap_or_else(|e| panic!("{e}")))
-}
 
 #[test]
 fn golden_base_tokens_and_groups() {
     let Some(family) = golden::family("tokenizer") else { return };
-    let with_controls = published("tokenizer_with_acs.json", &family);
-    let without_controls = published("tokenizer_without_acs.json", &family);
+    let with_controls = published::tokenizer("tokenizer_with_acs.json", &family);
+    let without_controls = published::tokenizer("tokenizer_without_acs.json", &family);
     for set in golden::sets(&family) {
         let name = records::set_name(&set);
         let mut midis = Midis::of(&set);
@@ -94,7 +83,7 @@ fn golden_decoding() {
         score: GoldenScore,
     }
     let Some(family) = golden::family("tokenizer") else { return };
-    let tokenizer = published("tokenizer_with_acs.json", &family);
+    let tokenizer = published::tokenizer("tokenizer_with_acs.json", &family);
     for set in golden::sets(&family) {
         let name = records::set_name(&set);
         for clean in [true, false] {
@@ -130,7 +119,7 @@ fn golden_augmentation() {
         error: Option<String>,
     }
     let Some(family) = golden::family("tokenizer") else { return };
-    let tokenizer = published("tokenizer_with_acs.json", &family);
+    let tokenizer = published::tokenizer("tokenizer_with_acs.json", &family);
     for set in golden::sets(&family) {
         let name = records::set_name(&set);
         let mut midis = Midis::of(&set);

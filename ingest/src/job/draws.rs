@@ -25,6 +25,16 @@ pub trait Draws {
         indices.truncate(take);
         indices
     }
+
+    /// One of `values`, of which there must be at least one.
+    fn pick(&mut self, values: &[i64]) -> i64 {
+        values[self.below(values.len())]
+    }
+
+    /// An ordered selection of `take` of the `values`.
+    fn select(&mut self, values: &[usize], take: usize) -> Vec<usize> {
+        self.selection(values.len(), take).into_iter().map(|index| values[index]).collect()
+    }
 }
 
 /// A counter-based generator keyed by a seed and a label.

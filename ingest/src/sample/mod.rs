@@ -4,6 +4,7 @@
 
 mod augment;
 mod infill;
+pub mod reference;
 
 use std::ops::Range;
 

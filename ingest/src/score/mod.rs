@@ -3,9 +3,11 @@
 
 pub mod bars;
 pub mod grid;
+mod meter;
 mod preprocess;
 pub mod smf;
 
+pub use meter::Meter;
 pub(crate) use preprocess::beat_sections;
 pub use preprocess::preprocess;
 

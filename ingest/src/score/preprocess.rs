@@ -85,7 +85,7 @@ fn resample(score: &Score, ticks_per_quarter: u32, ratio: f64) -> Score {
 }
 
 /// Moves every change of metre forward to a bar line and drops changes that change nothing.
-fn align_metres(metres: Vec<TimeSignature>, ticks_per_quarter: u32) -> Vec<TimeSignature> {
+pub(super) fn align_metres(metres: Vec<TimeSignature>, ticks_per_quarter: u32) -> Vec<TimeSignature> {
     let bar_of = |metre: &TimeSignature| metre.ticks_per_bar(ticks_per_quarter).max(1);
     let mut out: Vec<TimeSignature> = Vec::with_capacity(metres.len());
     let mut bar = metres.first().map_or(1, bar_of);

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Split;
 use crate::job::exit::{Error, Result};
+use crate::score::Meter;
 use crate::store::{Store, sha256_hex};
 
 /// Where the manifest stands, relative to the ingest folder.
@@ -131,6 +132,9 @@ pub struct Manifest {
     pub vocabulary: VocabularyRecord,
     /// The longest sample, in tokens.
     pub context_tokens: usize,
+    /// What was made of the files' time signatures; whoever reads a song's MIDI bytes has to do the same.
+    #[serde(default)]
+    pub meter: Meter,
     /// Samples by split.
     pub splits: BTreeMap<Split, SplitRecord>,
     /// The songs tables, in unit order.
@@ -147,6 +151,7 @@ impl Manifest {
             key: key.to_owned(),
             vocabulary,
             context_tokens,
+            meter: Meter::default(),
             splits: BTreeMap::new(),
             songs: Vec::new(),
             counts: Counts::default(),

@@ -101,7 +101,7 @@ impl Grid {
 }
 
 /// Where groups start: at the first token of each bar that the track reaches.
-fn groups_of(ticks: &[Tick], bars: &[Tick]) -> Vec<usize> {
+pub(crate) fn groups_of(ticks: &[Tick], bars: &[Tick]) -> Vec<usize> {
     let mut groups = vec![0];
     let mut at = 0;
     for bar in bars.iter().skip(1) {

@@ -1,6 +1,7 @@
 //! Scores to token ids and back: the base vocabulary, the event language, and byte-pair encoding.
 
 mod bpe;
+pub mod control;
 mod decode;
 mod encode;
 mod file;
@@ -9,6 +10,7 @@ pub mod vocabulary;
 
 pub use bpe::Bpe;
 pub use decode::{TICKS_PER_QUARTER, decode, decode_tracks};
+pub(crate) use encode::groups_of as encode_groups_of;
 pub use encode::{Grid, TrackControls, TrackTokens};
 pub use learn::Learner;
 

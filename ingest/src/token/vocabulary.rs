@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::control;
 use crate::score::grid::{DRUM_PITCHES, DURATIONS, METRES, PITCHES, PROGRAMS, TEMPOS, VELOCITIES};
 
 /// Number of base tokens.
@@ -140,29 +141,8 @@ impl fmt::Display for Token {
             Token::Tempo(index) => write!(f, "Tempo_{:?}", TEMPOS[index]),
             Token::Program(program) => write!(f, "Program_{program}"),
             Token::TimeSignature(index) => write!(f, "TimeSig_{}/{}", METRES[index].0, METRES[index].1),
-            Token::Control(index) => f.write_str(&control_name(index)),
+            Token::Control(index) => f.write_str(&control::name(index)),
         }
-    }
-}
-
-/// The name of the `index`th attribute control.
-fn control_name(index: u16) -> String {
-    const LENGTHS: [&str; 6] = ["Whole", "Half", "Quarter", "Eight", "Sixteenth", "ThirtySecond"];
-    let counted = |index: u16, last: u16| if index == last { format!("{last}+") } else { index.to_string() };
-    match index {
-        0..6 => format!("ACTrackOnsetPolyphonyMin_{}", index + 1),
-        6..12 => format!("ACTrackOnsetPolyphonyMax_{}", index - 5),
-        12..18 => format!("ACBarOnsetPolyphonyMin_{}", index - 11),
-        18..24 => format!("ACBarOnsetPolyphonyMax_{}", index - 17),
-        24..36 => format!("ACBarPitchClass_{}", index - 24),
-        36..54 => format!("ACTrackNoteDensityMin_{}", index - 36),
-        54..72 => format!("ACTrackNoteDensityMax_{}", index - 54),
-        72 => "ACTrackNoteDensityMin_18+".to_owned(),
-        73 => "ACTrackNoteDensityMax_18+".to_owned(),
-        74..93 => format!("ACBarNoteDensity_{}", counted(index - 74, 18)),
-        93..105 => format!("ACBarNoteDuration{}_{}", LENGTHS[usize::from(index - 93) / 2], (index - 93) % 2),
-        105..117 => format!("ACTrackNoteDuration{}_{}", LENGTHS[usize::from(index - 105) / 2], (index - 105) % 2),
-        _ => format!("ACTrackRepetition_{:.2}", if index == 126 { 1.0 } else { f64::from(index - 117) / 9.0 }),
     }
 }
 

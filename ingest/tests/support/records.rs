@@ -30,6 +30,10 @@ pub(crate) struct Tokens {
     #[serde(default)]
     pub(crate) bar_ticks_end: Vec<i64>,
     #[serde(default)]
+    pub(crate) n_beats: Option<usize>,
+    #[serde(default, alias = "beat_ticks")]
+    pub(crate) beats: Option<Vec<i64>>,
+    #[serde(default)]
     pub(crate) tracks: Vec<TrackTokens>,
     #[serde(default)]
     pub(crate) ac_tracks: Vec<TrackTokens>,

@@ -1,0 +1,146 @@
+//! Training samples and prompts against the reference: the recorded draws give the recorded ids.
+
+#[path = "support/golden.rs"]
+mod golden;
+#[path = "support/published.rs"]
+mod published;
+#[path = "support/records.rs"]
+mod records;
+
+use std::collections::HashMap;
+
+use midi_ingest::job::draws::Draws;
+use midi_ingest::sample::reference::{PromptSection, bar_prompt, draw};
+use midi_ingest::score::smf;
+use midi_ingest::token::{Grid, vocabulary};
+use records::Midis;
+use serde_json::Value;
+
+/// The draws of a record, in order. A draw that is not the recorded one is remembered.
+struct Recorded {
+    draws: Vec<Value>,
+    used: usize,
+    wrong: bool,
+}
+
+impl Recorded {
+    fn next(&mut self, kinds: &[&str]) -> Value {
+        let draw = self.draws.get(self.used).cloned().unwrap_or_default();
+        self.used += 1;
+        self.wrong |= !kinds.contains(&draw[0].as_str().unwrap_or_default());
+        draw
+    }
+}
+
+impl Draws for Recorded {
+    fn uniform(&mut self, low: f64, high: f64) -> f64 {
+        let value = self.next(&["uniform", "random"])[1].as_f64().unwrap_or(f64::NAN);
+        self.wrong |= !(low..=high).contains(&value);
+        value
+    }
+
+    fn below(&mut self, count: usize) -> usize {
+        let values: Vec<i64> = (0..count as i64).collect();
+        self.pick(&values) as usize
+    }
+
+    fn pick(&mut self, values: &[i64]) -> i64 {
+        let draw = self.next(&["choice"]);
+        let value = draw[2].as_i64().unwrap_or(i64::MIN);
+        let known = draw[1].as_u64() == Some(values.len() as u64) && values.contains(&value);
+        self.wrong |= !known;
+        if known { value } else { values[0] }
+    }
+
+    fn select(&mut self, values: &[usize], take: usize) -> Vec<usize> {
+        let drawn: Vec<usize> = serde_json::from_value(self.next(&["sample"])[1].clone()).unwrap_or_default();
+        let known = drawn.len() == take && drawn.iter().all(|value| values.contains(value));
+        self.wrong |= !known;
+        if known { drawn } else { values[..take].to_vec() }
+    }
+}
+
+#[test]
+fn golden_samples_replay() {
+    #[derive(serde::Deserialize)]
+    struct Record {
+        file: String,
+        seed: u64,
+        max_seq_len: usize,
+        draws: Vec<Value>,
+        ids: Option<Vec<u16>>,
+        #[serde(default)]
+        masked: Vec<usize>,
+    }
+    let Some(family) = golden::family("tokenizer") else { return };
+    let Some(tokenizer) = published::tokenizer("tokenizer_with_acs.json", &family) else { return };
+    let no_loss = tokenizer.no_loss_ids();
+    for set in golden::sets(&family) {
+        let mut midis = Midis::of(&set);
+        let (mut all, mut different) = (0, Vec::new());
+        for record in records::read::<Record>(&set.join("samples.jsonl.gz")) {
+            let Some(bytes) = midis.bytes(&record.file) else { continue };
+            all += 1;
+            let score = smf::read(&bytes).unwrap_or_else(|e| panic!("{}: {e}", record.file));
+            let mut draws = Recorded { draws: record.draws, used: 0, wrong: false };
+            let ids = draw(&score, &tokenizer, record.max_seq_len, &mut draws).ok();
+            let labels = ids.iter().flat_map(|ids| ids.iter().skip(1)).enumerate();
+            let masked = labels.filter(|(_, id)| no_loss.binary_search(id).is_ok()).map(|(at, _)| at);
+            let same = masked.eq(record.masked) && ids == record.ids;
+            if !same || draws.wrong || draws.used != draws.draws.len() {
+                different.push(format!("{} seed {}", record.file, record.seed));
+            }
+        }
+        if all > 0 {
+            golden::report(&format!("{} samples", records::set_name(&set)), all, &different);
+        }
+    }
+}
+
+#[test]
+fn golden_prompts_replay() {
+    #[derive(serde::Deserialize)]
+    struct Record {
+        file: String,
+        track: usize,
+        start: usize,
+        end: usize,
+        context: usize,
+        partial_end: bool,
+        controls: Vec<String>,
+        #[serde(default)]
+        ids: Option<Vec<u16>>,
+        #[serde(default)]
+        replace: Option<[usize; 2]>,
+        #[serde(default)]
+        error: Option<String>,
+    }
+    let Some(family) = golden::family("tokenizer") else { return };
+    let Some(tokenizer) = published::tokenizer("tokenizer_with_acs.json", &family) else { return };
+    let names: HashMap<String, u16> = vocabulary::names().into_iter().zip(0..).collect();
+    for set in golden::sets(&family) {
+        let mut midis = Midis::of(&set);
+        let (mut all, mut different) = (0, Vec::new());
+        for record in records::read::<Record>(&set.join("prompts.jsonl.gz")) {
+            let Some(bytes) = midis.bytes(&record.file) else { continue };
+            all += 1;
+            let grid = smf::read(&bytes).and_then(|score| Grid::of(&score)).expect("the reference reads it");
+            let tracks = grid.encode().expect("encodes");
+            let controls: Vec<u16> = record.controls.iter().map(|name| names[name]).collect();
+            let Record { track, start, end, context, partial_end, .. } = record;
+            let section = PromptSection { track, bars: start..end, context, partial_end };
+            let same = match bar_prompt(tokenizer.bpe(), &tracks, &grid.bars, &section, &controls) {
+                Err(_) => record.error.is_some(),
+                Ok((ids, range)) => {
+                    record.ids.as_ref() == Some(&ids) && record.replace == Some([range.start, range.end])
+                }
+            };
+            if !same {
+                different.push(format!("{} track {track} bars {start}..{end}", record.file));
+            }
+        }
+        if all > 0 {
+            golden::report(&format!("{} prompts", records::set_name(&set)), all, &different);
+        }
+    }
+}
