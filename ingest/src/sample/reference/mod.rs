@@ -143,19 +143,19 @@ fn infill(grid: &Grid, bpe: &Bpe, context: usize, draws: &mut dyn Draws) -> Resu
         (Mode::Bars(section), true) => {
             let target = &parts[section.track].tokens;
             let filled = fill(bpe, &target.ids, Some((&target.ticks, &grid.bars)), section)?;
-            Ok(filled.map(|(track, filled)| {
+            Ok(filled.map(|Filled { around, inside }| {
                 let mut all: Vec<Vec<u16>> = parts.into_iter().map(|part| part.ids).collect();
-                all[section.track] = track;
-                all.push(filled);
+                all[section.track] = around;
+                all.push(inside);
                 all.concat()
             }))
         }
         (Mode::Bars(section), false) => {
             let (mut all, section) = window::around_section(bpe, &parts, section, context, draws)?;
             let filled = fill(bpe, &bpe.decode(&all[section.track]), None, section)?;
-            Ok(filled.map(|(track, filled)| {
-                all[section.track] = track;
-                all.push(filled);
+            Ok(filled.map(|Filled { around, inside }| {
+                all[section.track] = around;
+                all.push(inside);
                 all.concat()
             }))
         }
@@ -179,6 +179,12 @@ fn draw_section(grid: &Grid, draws: &mut dyn Draws) -> Result<Section, Reject> {
     Ok(Section { track, start, end: start + count, count })
 }
 
+/// A track with placeholders, and the bars that were in their place, as byte-pair ids.
+struct Filled {
+    around: Vec<u16>,
+    inside: Vec<u16>,
+}
+
 /// The track with placeholders and the filled bars, both encoded again; `None` if there is no note to fill in.
 /// `times` are the tokens' ticks and the bars, for a track that was not cut.
 fn fill(
@@ -186,7 +192,7 @@ fn fill(
     base: &[u16],
     times: Option<(&[Tick], &[Tick])>,
     section: Section,
-) -> Result<Option<(Vec<u16>, Vec<u16>)>, Reject> {
+) -> Result<Option<Filled>, Reject> {
     let bars: Vec<usize> = (0..base.len()).filter(|at| base[*at] == BAR).collect();
     let mut first = section.start;
     // Quirk: empty bars at the begin leave the section, but their placeholders stay.
@@ -205,10 +211,9 @@ fn fill(
         Some((all, bars)) => encode_groups_of(&ticks(all), bars),
         None => vec![0],
     };
-    let mut encoded = Vec::new();
     let filled = [&[FILL_START], inside, &[FILL_END]].concat();
-    encoded.push(bpe.encode(&filled, &groups(&mut |ticks| ticks[from..to].to_vec())));
+    let inside = bpe.encode(&filled, &groups(&mut |ticks| ticks[from..to].to_vec()));
     let track = [&base[..from], &vec![INFILL_BAR; section.count], &base[to..]].concat();
     let around = bpe.encode(&track, &groups(&mut |ticks| [&ticks[..from], &ticks[to..]].concat()));
-    Ok(encoded.pop().map(|filled| (around, filled)))
+    Ok(Some(Filled { around, inside }))
 }

@@ -41,8 +41,9 @@ pub(in crate::token) fn name(index: u16) -> String {
         BAR_POLYPHONY..PITCH_CLASS => bounds("ACBarOnsetPolyphony", BAR_POLYPHONY, MOST_VOICES, 1),
         PITCH_CLASS..TRACK_DENSITY => format!("ACBarPitchClass_{}", index - PITCH_CLASS),
         TRACK_DENSITY..TRACK_DENSITY_FULL => bounds("ACTrackNoteDensity", TRACK_DENSITY, FULL, 0),
-        TRACK_DENSITY_FULL => format!("ACTrackNoteDensityMin_{FULL}+"),
-        TRACK_DENSITY_FULL..BAR_DENSITY => format!("ACTrackNoteDensityMax_{FULL}+"),
+        TRACK_DENSITY_FULL..BAR_DENSITY => {
+            format!("ACTrackNoteDensity{}_{FULL}+", if index == TRACK_DENSITY_FULL { "Min" } else { "Max" })
+        }
         BAR_DENSITY..BAR_DURATION => match index - BAR_DENSITY {
             FULL => format!("ACBarNoteDensity_{FULL}+"),
             notes => format!("ACBarNoteDensity_{notes}"),
