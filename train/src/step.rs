@@ -5,6 +5,7 @@ use tch::{Tensor, no_grad};
 
 use crate::config::OptimizerConfig;
 use crate::data::Batch;
+use crate::dist::{Group, flat};
 use crate::fault;
 use crate::loss::{self, Rule};
 use crate::model::Rwkv7;
@@ -23,20 +24,24 @@ pub struct StepReport {
     pub grad_norm: f64,
 }
 
-/// Trains `model` on one global batch, given as micro-batches, at the learning rate `lr`. Every target
-/// token of the global batch weighs the same.
+/// Trains `model` on one global batch at the learning rate `lr`; `micro_batches` are the part of it that this
+/// rank has. Every target token of the global batch weighs the same. The report is that of all ranks.
 ///
 /// # Errors
-/// Loss or gradients are not finite: exit code 70, and neither model nor optimiser was changed.
+/// Loss or gradients are not finite on any rank: exit code 70 on all of them, and neither model nor optimiser was
+/// changed. A rank was lost: exit code 10.
 pub fn step(
     model: &mut Rwkv7,
     optimizer: &mut AdamW,
     config: &OptimizerConfig,
     micro_batches: &[Batch],
     lr: f64,
+    group: &mut Group,
 ) -> Result<StepReport> {
     model.parameters_mut().clear_gradients();
     let targets = micro_batches.iter().map(|batch| batch.targets).sum();
+    let tokens = micro_batches.iter().map(|batch| batch.tokens).sum();
+    let [targets, tokens] = group.sum_u64("sum of targets", [targets, tokens])?;
     let rule = Rule::Corrected { targets, l2wrap: config.l2wrap };
     let mut cross_entropy = 0.0;
     for batch in micro_batches {
@@ -46,8 +51,13 @@ pub fn step(
         cross_entropy += loss.cross_entropy;
         loss.objective.f_backward().map_err(fault::torch)?;
     }
-    let grad_norm = global_norm(model.parameters());
-    if !cross_entropy.is_finite() || !grad_norm.is_finite() {
+    let (grad_norm, squares) = exchange(model, optimizer, group)?;
+    // Every rank learns what any of them saw, so that all stop or none does.
+    let bad = !cross_entropy.is_finite() || !grad_norm.is_finite();
+    let [cross_entropy, squares, bad] =
+        group.sum_f64("agreement on loss and gradients", [cross_entropy, squares, f64::from(u8::from(bad))])?;
+    let grad_norm = if optimizer.is_sharded() { squares.sqrt() } else { grad_norm };
+    if bad > 0.0 || !cross_entropy.is_finite() || !grad_norm.is_finite() {
         let loss = cross_entropy / targets.max(1) as f64;
         return Err(Error::new(
             Exit::Diverged,
@@ -55,8 +65,23 @@ pub fn step(
         ));
     }
     optimizer.update(model.parameters(), lr, clip_factor(grad_norm, config.clip_norm))?;
-    let tokens = micro_batches.iter().map(|batch| batch.tokens).sum();
+    if optimizer.is_sharded() {
+        flat::all_gather_parameters(group, model.parameters())?;
+    }
     Ok(StepReport { cross_entropy, targets, tokens, grad_norm })
+}
+
+/// Adds the gradients of all ranks up. Returns their norm, or that of this rank's part, and the sum of squares of the
+/// latter.
+fn exchange(model: &Rwkv7, optimizer: &AdamW, group: &mut Group) -> Result<(f64, f64)> {
+    if optimizer.is_sharded() {
+        let squares = flat::reduce_scatter_gradients(group, model.parameters())?;
+        return Ok((squares.sqrt(), squares));
+    }
+    if group.world() > 1 {
+        flat::all_reduce_gradients(group, model.parameters())?;
+    }
+    Ok((global_norm(model.parameters()), 0.0))
 }
 
 /// Σ cross-entropy of `batch` in nats, and its target tokens, without a gradient.
