@@ -70,9 +70,12 @@ pub(crate) fn run(cli: &Cli) -> Result<String> {
     match &cli.command {
         Command::Run { experiment, model } => {
             let variables = |name: &&str| Some(((*name).to_owned(), std::env::var(name).ok()?));
-            let env = RankEnv::resolve(&RankEnv::NAMES.iter().filter_map(variables).collect())?;
-            let ran = experiment.load().and_then(|experiment| train(&env, &experiment, model.as_deref()));
-            ran.inspect_err(|error| tell_agent(&env, error)).map_err(|error| of_rank(&env, error))
+            let variables: BTreeMap<String, String> = RankEnv::NAMES.iter().filter_map(variables).collect();
+            let ran = RankEnv::resolve(&variables).and_then(|env| {
+                let ran = experiment.load().and_then(|experiment| train(&env, &experiment, model.as_deref()));
+                ran.map_err(|error| of_rank(&env, error))
+            });
+            ran.inspect_err(|error| tell_agent(variables.get(RankEnv::ERROR_FILE), error))
         }
         Command::Plan { experiment, model } => {
             let experiment = experiment.load()?;
@@ -108,8 +111,8 @@ fn train(env: &RankEnv, experiment: &Experiment, model: Option<&str>) -> Result<
 }
 
 /// Puts the error where torchrun looks for what went wrong first.
-fn tell_agent(env: &RankEnv, error: &Error) {
-    let Some(file) = &env.error_file else { return };
+fn tell_agent(file: Option<&String>, error: &Error) {
+    let Some(file) = file.filter(|file| !file.is_empty()) else { return };
     let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let extra: BTreeMap<&str, String> =
         [("py_callstack", error.to_string()), ("timestamp", time.to_string())].into_iter().collect();

@@ -89,6 +89,10 @@ fn command(folder: &Path, sets: &[&str]) -> Command {
     command
 }
 
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
+}
+
 /// Starts `world` ranks by hand, with the store of `server`, or of rank 0 on `port`.
 fn start(folder: &Path, world: usize, port: u16, served: bool, sets: &[&str]) -> Vec<Rank> {
     let rank = |rank: usize| {
@@ -223,11 +227,12 @@ fn divergence_stops_both_before_the_update_and_lists_the_samples() {
 
 #[test]
 fn a_killed_and_a_stopped_rank_are_named_by_the_others() {
-    for signal in ["KILL", "STOP"] {
+    for (signal, served) in [("KILL", true), ("STOP", true), ("KILL", false)] {
         let folder = folder();
         let server = Server::local().expect("serves");
         let sets = [LONG, "train.small.dist.timeout-seconds=6"];
-        let mut ranks = start(folder.path(), 4, server.port(), true, &sets);
+        let port = if served { server.port() } else { free_port() };
+        let mut ranks = start(folder.path(), 4, port, served, &sets);
         let log = folder.path().join("run/train/small/metrics.jsonl");
         let until = Instant::now() + Duration::from_secs(120);
         while fs_err::read_to_string(&log).unwrap_or_default().lines().count() < 3 {
@@ -246,7 +251,7 @@ fn a_killed_and_a_stopped_rank_are_named_by_the_others() {
 #[test]
 fn rank_0_serves_the_store_where_nobody_else_does() {
     let folder = folder();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+    let port = free_port();
     let ends: Vec<_> = start(folder.path(), 2, port, false, &[]).iter_mut().map(Rank::end).collect();
     assert!(ends.iter().all(|end| end.0 == Some(0)), "{ends:?}");
     let said = run(folder.path(), 3, 78, &[]);
@@ -262,7 +267,7 @@ fn an_error_is_left_where_torchrun_looks() {
     assert_eq!(status.code(), Some(78));
     let text: serde_json::Value = serde_json::from_slice(&fs_err::read(file).expect("is there")).expect("json");
     assert!(text["message"]["message"].as_str().is_some_and(|text| text.contains("optimizer.beta1")), "{text}");
-    let half = command.env("RANK", "0").output().expect("runs");
+    let half = command.env("RANK", "0").stderr(Stdio::piped()).output().expect("runs");
     assert_eq!(half.status.code(), Some(78));
     assert!(String::from_utf8_lossy(&half.stderr).contains("WORLD_SIZE, MASTER_ADDR, MASTER_PORT are not"));
 }

@@ -25,14 +25,15 @@ pub struct RankEnv {
     pub served: bool,
     /// How often the job was started again, as written: keys of one start are not those of another.
     pub restart: String,
-    /// Where torchrun wants the error's text.
-    pub error_file: Option<String>,
 }
 
 /// The port of a Slurm job without MASTER_PORT is this plus the job's number below the same.
 const SLURM_PORTS: u64 = 20_000;
 
 impl RankEnv {
+    /// Names the file where torchrun wants the error's text; it is no part of a rank.
+    pub const ERROR_FILE: &'static str = "TORCHELASTIC_ERROR_FILE";
+
     /// Every variable that is looked at.
     pub const NAMES: [&'static str; 24] = [
         "RANK",
@@ -43,7 +44,7 @@ impl RankEnv {
         "MASTER_PORT",
         "TORCHELASTIC_USE_AGENT_STORE",
         "TORCHELASTIC_RESTART_COUNT",
-        "TORCHELASTIC_ERROR_FILE",
+        Self::ERROR_FILE,
         "SLURM_STEP_ID",
         "SLURM_PROCID",
         "SLURM_NTASKS",
@@ -72,7 +73,6 @@ impl RankEnv {
             port: 0,
             served: false,
             restart: "0".to_owned(),
-            error_file: None,
         }
     }
 
@@ -82,7 +82,7 @@ impl RankEnv {
     /// A family is set in part, or a value makes no sense: exit code 78.
     pub fn resolve(variables: &BTreeMap<String, String>) -> Result<Self> {
         let env = Variables(variables);
-        let mut found =
+        let found =
             if env.get("RANK").is_some() || env.get("WORLD_SIZE").is_some() || env.get("LOCAL_RANK").is_some() {
                 env.torch()?
             } else if env.get("SLURM_STEP_ID").is_some() && env.get("SLURM_PROCID").is_some() {
@@ -94,7 +94,6 @@ impl RankEnv {
             } else {
                 RankEnv::alone()
             };
-        found.error_file = env.get("TORCHELASTIC_ERROR_FILE").map(str::to_owned);
         if found.world == 0 || found.rank >= found.world {
             return Err(Error::mismatch(format!("rank {} of {} processes cannot be", found.rank, found.world)));
         }
@@ -150,7 +149,6 @@ impl Variables<'_> {
             port: self.port()?,
             served: self.get("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|text| text.eq_ignore_ascii_case("true")),
             restart: self.get("TORCHELASTIC_RESTART_COUNT").unwrap_or("0").to_owned(),
-            error_file: None,
         })
     }
 
@@ -322,12 +320,9 @@ mod tests {
         ];
         for (set, (rank, world, local_rank, local_world, host, port, served, restart)) in rows {
             let (host, restart) = (host.to_owned(), restart.to_owned());
-            let expected =
-                RankEnv { rank, world, local_rank, local_world, host, port, served, restart, error_file: None };
+            let expected = RankEnv { rank, world, local_rank, local_world, host, port, served, restart };
             assert_eq!(resolve(&set).unwrap_or_else(|e| panic!("{set}: {e}")), expected, "{set}");
         }
-        let file = resolve("TORCHELASTIC_ERROR_FILE=/e.json").expect("alone").error_file;
-        assert_eq!(file.as_deref(), Some("/e.json"));
     }
 
     #[test]
