@@ -42,9 +42,12 @@ fn build(lib: &Path) {
         .pic(true)
         .warnings(false)
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .define("USE_C10D_GLOO", None)
+        .include(format!("{SHIM}/gloo_stub"))
         .include(headers(lib))
         .include(headers(lib).join("torch/csrc/api/include"))
         .file(format!("{SHIM}/autograd.cpp"))
+        .file(format!("{SHIM}/dist.cpp"))
         .compile("midi_train_shim");
     println!("cargo::rustc-link-search=native={}", lib.display());
     println!("cargo::rustc-link-lib=torch_cpu");

@@ -61,6 +61,8 @@ impl Stage {
 pub struct StagePlan {
     /// Which stage.
     pub stage: Stage,
+    /// How many processes of its program run together on this machine.
+    pub processes: usize,
     /// The arguments of its program.
     pub arguments: Vec<String>,
     /// What follows from the configuration: a name and a value, for people.
@@ -93,12 +95,17 @@ impl Plan {
         let wanted = |kind| only.is_empty() || only.contains(&kind);
         let output = Output::open(&experiment.out)?;
         let mut stages = Vec::new();
+        let processes = |stage: &Stage| match stage {
+            Stage::Train { model } => experiment.train.get(model).map_or(1, |train| train.dist.nproc.max(1)),
+            Stage::Ingest | Stage::Eval => 1,
+        };
         let mut add = |stage: Stage, facts, writes: &[&str]| -> Result<()> {
             if wanted(stage.kind()) {
                 let committed = output.of(&stage)?;
                 let writes = writes.iter().map(|name| (*name).to_owned()).collect();
                 let arguments = arguments(&stage, args);
-                stages.push(StagePlan { stage, arguments, facts, writes, committed });
+                let processes = processes(&stage);
+                stages.push(StagePlan { stage, processes, arguments, facts, writes, committed });
             }
             Ok(())
         };
@@ -226,7 +233,12 @@ fn train_facts(train: &TrainConfig, ingest: Option<&IngestConfig>) -> Vec<(&'sta
     let rate = format!("{:e} to {:e}, {} steps of warm-up", schedule.lr, schedule.lr_final, schedule.warmup_steps);
     let checkpoints =
         format!("every {} steps, the last {} are kept", train.checkpoint.every_steps, train.checkpoint.keep);
-    vec![("model", model), ("steps", steps), ("rate", rate), ("saved", checkpoints)]
+    let mut facts = vec![("model", model), ("steps", steps), ("rate", rate), ("saved", checkpoints)];
+    if train.dist.nproc > 1 {
+        let each = train.global_batch / train.dist.nproc;
+        facts.push(("processes", format!("{} on this machine, {each} sequences of a step each", train.dist.nproc)));
+    }
+    facts
 }
 
 fn eval_facts(eval: &EvalConfig) -> Vec<(&'static str, String)> {

@@ -1,13 +1,17 @@
 //! The command line.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use clap::{Parser, Subcommand};
 use midi_ingest::job::exit::{Error, Result};
 use midi_ingest::job::{Experiment, Progress, Shutdown};
 use midi_train::checkpoint::open_model;
+use midi_train::config::TrainConfig;
+use midi_train::dist::{Group, Limits, RankEnv, rendezvous};
 use midi_train::trainer;
 use midi_train::wkv::{Reference, WkvBackend};
 
@@ -65,11 +69,13 @@ impl ExperimentArgs {
 pub(crate) fn run(cli: &Cli) -> Result<String> {
     match &cli.command {
         Command::Run { experiment, model } => {
-            let experiment = experiment.load()?;
-            let model = trainer::choose(&experiment, model.as_deref())?;
-            let shutdown = Shutdown::on_signals()?;
-            let finished = trainer::run(&experiment, &model, &Progress::stderr("train"), &shutdown)?;
-            Ok(format!("{}\ncheckpoint: {}", finished.summary, finished.summary.checkpoint))
+            let variables = |name: &&str| Some(((*name).to_owned(), std::env::var(name).ok()?));
+            let variables: BTreeMap<String, String> = RankEnv::NAMES.iter().filter_map(variables).collect();
+            let ran = RankEnv::resolve(&variables).and_then(|env| {
+                let ran = experiment.load().and_then(|experiment| train(&env, &experiment, model.as_deref()));
+                ran.map_err(|error| of_rank(&env, error))
+            });
+            ran.inspect_err(|error| tell_agent(variables.get(RankEnv::ERROR_FILE), error))
         }
         Command::Plan { experiment, model } => {
             let experiment = experiment.load()?;
@@ -85,6 +91,45 @@ pub(crate) fn run(cli: &Cli) -> Result<String> {
         }
         Command::Inspect { checkpoint } => inspect(checkpoint),
     }
+}
+
+/// Trains as the rank that `env` says. Only the first rank speaks.
+fn train(env: &RankEnv, experiment: &Experiment, model: Option<&str>) -> Result<String> {
+    let model = trainer::choose(experiment, model)?;
+    let config: TrainConfig = experiment.section(&format!("train.{model}"))?;
+    let shutdown = Shutdown::on_signals()?;
+    let seconds = |seconds: u64| Duration::from_secs(seconds.max(1));
+    let limits =
+        Limits { first: seconds(config.dist.first_timeout_seconds), later: seconds(config.dist.timeout_seconds) };
+    let mut group = Group::new(rendezvous::join(env, limits.first)?, limits);
+    let progress = if group.is_first() { Progress::stderr("train") } else { Progress::silent() };
+    let finished = trainer::run_in(&mut group, env, experiment, &model, &progress, &shutdown)?;
+    if !group.is_first() {
+        return Ok(String::new());
+    }
+    Ok(format!("{}\ncheckpoint: {}", finished.summary, finished.summary.checkpoint))
+}
+
+/// Puts the error where torchrun looks for what went wrong first.
+fn tell_agent(file: Option<&String>, error: &Error) {
+    let Some(file) = file.filter(|file| !file.is_empty()) else { return };
+    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let extra: BTreeMap<&str, String> =
+        [("py_callstack", error.to_string()), ("timestamp", time.to_string())].into_iter().collect();
+    let text = serde_json::json!({ "message": { "message": error.to_string(), "extraInfo": extra } });
+    // The error itself is on its way to standard error.
+    let _ = fs_err::write(file, text.to_string());
+}
+
+/// Says which rank an error is of, where there are several.
+fn of_rank(env: &RankEnv, error: Error) -> Error {
+    if env.world == 1 {
+        return error;
+    }
+    let text = error.to_string();
+    let message = text.split("\nhint: ").next().unwrap_or_default();
+    let named = Error::new(error.exit(), format!("rank {}: {message}", env.rank));
+    error.hint_text().map(str::to_owned).into_iter().fold(named, Error::hint)
 }
 
 /// Tensors, counts, step and fingerprints of a checkpoint.

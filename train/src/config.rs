@@ -35,9 +35,34 @@ pub struct TrainConfig {
     /// Steps between two passes over the validation split; never if left out.
     #[serde(default)]
     pub valid_every_steps: Option<u64>,
-    /// Threads of the process; all cores if left out.
+    /// Threads of the process; if left out, the machine's cores shared among its processes.
     #[serde(default)]
     pub threads: Option<usize>,
+    /// Steps whose loss or gradients may be not finite before training stops; each is left out, on all ranks.
+    /// Counted from each start. 0 stops at the first.
+    #[serde(default)]
+    pub skip_nonfinite: u64,
+    /// Several processes.
+    #[serde(default)]
+    pub dist: DistConfig,
+}
+
+/// `[train.<model>.dist]`: training in several processes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct DistConfig {
+    /// Processes that `midi-rwkv run` starts on this machine.
+    pub nproc: usize,
+    /// How long ranks wait for one another; then the run ends with exit code 10 and says who is missing.
+    pub timeout_seconds: u64,
+    /// The same to meet, in the first step, and while a checkpoint is written.
+    pub first_timeout_seconds: u64,
+}
+
+impl Default for DistConfig {
+    fn default() -> Self {
+        DistConfig { nproc: 1, timeout_seconds: 100, first_timeout_seconds: 300 }
+    }
 }
 
 /// `[train.<model>.data]`
@@ -93,11 +118,21 @@ pub struct OptimizerConfig {
     pub clip_norm: f64,
     /// Weight of the L2Wrap penalty on the largest logit.
     pub l2wrap: f64,
+    /// Whether each rank keeps a part of the moments and updates that part of the weights alone (ZeRO-1).
+    pub shard: bool,
 }
 
 impl Default for OptimizerConfig {
     fn default() -> Self {
-        OptimizerConfig { beta1: 0.9, beta2: 0.99, epsilon: 1e-18, weight_decay: 0.1, clip_norm: 1.0, l2wrap: 1e-4 }
+        OptimizerConfig {
+            beta1: 0.9,
+            beta2: 0.99,
+            epsilon: 1e-18,
+            weight_decay: 0.1,
+            clip_norm: 1.0,
+            l2wrap: 1e-4,
+            shard: false,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ pub mod autograd;
 pub mod checkpoint;
 pub mod config;
 pub mod data;
+pub mod dist;
 #[cfg(feature = "torch")]
 mod fault;
 #[cfg(feature = "torch")]

@@ -12,7 +12,9 @@ fn main() -> ExitCode {
     let exit = match cli::run(&cli::Cli::parse()) {
         Ok(text) => {
             // A reader that closed the pipe has seen what it wanted.
-            let _ = writeln!(std::io::stdout().lock(), "{text}");
+            if !text.is_empty() {
+                let _ = writeln!(std::io::stdout().lock(), "{text}");
+            }
             Exit::Done
         }
         Err(error) => {

@@ -90,11 +90,36 @@ impl TrainPlan {
                 config.global_batch,
                 config.steps,
                 &config.schedule,
-                &config.optimizer,
+                &update_rule(config)?,
                 seed,
             )),
         })
     }
+
+    /// That `world` ranks can share a step.
+    ///
+    /// # Errors
+    /// The global batch cannot be divided among them: exit code 78.
+    pub fn expect_world(&self, world: usize) -> Result<()> {
+        if self.global_batch.is_multiple_of(world) {
+            return Ok(());
+        }
+        Err(Error::mismatch(format!(
+            "`train.{}`: `global-batch` is {}, which cannot be divided among {world} processes",
+            self.model, self.global_batch
+        ))
+        .hint("start another number of processes, or change `global-batch` in a run of another name"))
+    }
+}
+
+/// What the optimiser computes; who computes which part of it makes no other run.
+fn update_rule(config: &TrainConfig) -> Result<serde_json::Value> {
+    let mut rule = serde_json::to_value(&config.optimizer)
+        .map_err(|e| Error::bug("a configuration does not serialise").because(e))?;
+    if let Some(rule) = rule.as_object_mut() {
+        rule.remove("shard");
+    }
+    Ok(rule)
 }
 
 /// What can be said about a configuration without data.
@@ -112,6 +137,9 @@ fn check(config: &TrainConfig) -> Result<()> {
         ("micro-batch", config.micro_batch.unwrap_or(1) as u64),
         ("valid-every-steps", config.valid_every_steps.unwrap_or(1)),
         ("threads", config.threads.unwrap_or(1) as u64),
+        ("dist.nproc", config.dist.nproc as u64),
+        ("dist.timeout-seconds", config.dist.timeout_seconds),
+        ("dist.first-timeout-seconds", config.dist.first_timeout_seconds),
     ] {
         if value == 0 {
             return refuse(key, &value, "at least 1");
@@ -213,6 +241,9 @@ mod tests {
             "train.m.micro-batch=2",
             "train.m.log-every-steps=7",
             "train.m.checkpoint.keep=5",
+            "train.m.optimizer.shard=true",
+            "train.m.dist.nproc=2",
+            "train.m.skip-nonfinite=1",
         ] {
             assert_eq!(key(&[same]), base, "{same}");
         }
@@ -222,9 +253,19 @@ mod tests {
     }
 
     #[test]
+    fn ranks_share_the_global_batch_evenly() {
+        let plan = plan(&[]).expect("fits");
+        assert!([1, 2, 4, 8].into_iter().all(|world| plan.expect_world(world).is_ok()));
+        let error = plan.expect_world(3).expect_err("8 among 3");
+        assert_eq!(error.exit(), Exit::Mismatch);
+        assert!(error.to_string().starts_with("`train.m`: `global-batch` is 8"), "{error}");
+    }
+
+    #[test]
     fn impossible_values_are_refused_by_name() {
         for (set, key) in [
             ("train.m.steps=0", "steps"),
+            ("train.m.dist.nproc=0", "dist.nproc"),
             ("train.m.micro-batch=9", "micro-batch"),
             ("train.m.checkpoint.keep=1", "checkpoint.keep"),
             ("train.m.schedule.lr=-1.0", "schedule.lr"),

@@ -5,6 +5,7 @@ use tch::{Tensor, no_grad};
 
 use crate::config::OptimizerConfig;
 use crate::data::Batch;
+use crate::dist::{Group, flat};
 use crate::fault;
 use crate::loss::{self, Rule};
 use crate::model::{Resets, Rwkv7};
@@ -25,20 +26,25 @@ pub struct StepReport {
     pub grad_norm: f64,
 }
 
-/// Trains `model` on one global batch, given as micro-batches, at the learning rate `lr`. Every target
-/// token of the global batch weighs the same.
+/// Trains `model` on one global batch at the learning rate `lr`; `micro_batches` are the part of it that this
+/// rank has. Every target token of the global batch weighs the same. The report is that of all ranks.
 ///
 /// # Errors
-/// Loss or gradients are not finite: exit code 70, and neither model nor optimiser was changed.
+/// Loss or gradients are not finite on any rank: exit code 70 on all of them, and neither model nor optimiser was
+/// changed. A rank was lost: exit code 10.
 pub fn step(
     model: &mut Rwkv7,
     optimizer: &mut AdamW,
     config: &OptimizerConfig,
     micro_batches: &[Batch],
     lr: f64,
+    group: &mut Group,
 ) -> Result<StepReport> {
     model.parameters_mut().clear_gradients();
     let targets = micro_batches.iter().map(|batch| batch.targets).sum();
+    let tokens = micro_batches.iter().map(|batch| batch.tokens).sum();
+    let positions = micro_batches.iter().map(|batch| (batch.rows * batch.columns) as u64).sum();
+    let [targets, tokens, positions] = group.sum_u64("sum of targets", [targets, tokens, positions])?;
     let rule = Rule::Corrected { targets, l2wrap: config.l2wrap };
     let mut cross_entropy = 0.0;
     for batch in micro_batches {
@@ -47,8 +53,13 @@ pub fn step(
         cross_entropy += loss.cross_entropy;
         loss.objective.f_backward().map_err(fault::torch)?;
     }
-    let grad_norm = global_norm(model.parameters());
-    if !cross_entropy.is_finite() || !grad_norm.is_finite() {
+    let (grad_norm, squares) = exchange(model, optimizer, group)?;
+    // Every rank learns what any of them saw, so that all stop or none does.
+    let bad = !cross_entropy.is_finite() || !grad_norm.is_finite();
+    let [cross_entropy, squares, bad] =
+        group.sum_f64("agreement on loss and gradients", [cross_entropy, squares, f64::from(u8::from(bad))])?;
+    let grad_norm = if optimizer.is_sharded() { squares.sqrt() } else { grad_norm };
+    if bad > 0.0 || !cross_entropy.is_finite() || !grad_norm.is_finite() {
         let loss = cross_entropy / targets.max(1) as f64;
         return Err(Error::new(
             Exit::Diverged,
@@ -56,9 +67,23 @@ pub fn step(
         ));
     }
     optimizer.update(model.parameters(), lr, clip_factor(grad_norm, config.clip_norm))?;
-    let tokens = micro_batches.iter().map(|batch| batch.tokens).sum();
-    let positions = micro_batches.iter().map(|batch| (batch.rows * batch.columns) as u64).sum();
+    if optimizer.is_sharded() {
+        flat::all_gather_parameters(group, model.parameters())?;
+    }
     Ok(StepReport { cross_entropy, targets, tokens, positions, grad_norm })
+}
+
+/// Adds the gradients of all ranks up. Returns their norm, or that of this rank's part, and the sum of squares of the
+/// latter.
+fn exchange(model: &Rwkv7, optimizer: &AdamW, group: &mut Group) -> Result<(f64, f64)> {
+    if optimizer.is_sharded() {
+        let squares = flat::reduce_scatter_gradients(group, model.parameters())?;
+        return Ok((squares.sqrt(), squares));
+    }
+    if group.world() > 1 {
+        flat::all_reduce_gradients(group, model.parameters())?;
+    }
+    Ok((global_norm(model.parameters()), 0.0))
 }
 
 /// Σ cross-entropy of `batch` in nats, and its target tokens, without a gradient.
@@ -81,4 +106,69 @@ fn hidden(model: &Rwkv7, batch: &Batch) -> Result<(Tensor, Tensor)> {
         places => model.hidden_of_packed(&ids, &Resets::new(batch.rows, batch.columns, places)?)?,
     };
     Ok((hidden, labels))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::dist::store::Server;
+    use crate::dist::{Limits, RankEnv, rendezvous};
+    use crate::model::init::init;
+    use crate::model::{Parameters, Shape};
+    use crate::wkv::CpuWkv;
+
+    #[test]
+    fn what_one_rank_finds_not_finite_changes_no_rank() {
+        for sharded in [false, true] {
+            let server = Server::local().expect("serves");
+            let port = server.port();
+            std::thread::scope(|scope| {
+                for rank in 0..2 {
+                    scope.spawn(move || {
+                        let host = "127.0.0.1".to_owned();
+                        let env = RankEnv { rank, world: 2, host, port, served: true, ..RankEnv::alone() };
+                        let minute = Duration::from_secs(60);
+                        let ranks = rendezvous::join(&env, minute).expect("meets");
+                        let mut group = Group::new(ranks, Limits { first: minute, later: minute });
+                        one_step(&mut group, sharded);
+                    });
+                }
+            });
+        }
+    }
+
+    fn one_step(group: &mut Group, sharded: bool) {
+        let parameters = init(Shape::new(2, 64, 8).expect("fits"), 1);
+        if group.rank() == 1 {
+            let head = parameters.get("head.weight").expect("there");
+            let _ = head.narrow(0, 0, 1).fill_(f64::NAN);
+        }
+        let mut model = Rwkv7::new(parameters, Arc::new(CpuWkv::new(Some(1)).expect("starts"))).expect("fits");
+        model.set_trainable(true);
+        let copy = |model: &Rwkv7| -> Parameters {
+            model.parameters().iter().map(|(name, tensor)| (name.to_owned(), tensor.detach().copy())).collect()
+        };
+        let before = copy(&model);
+        let config = OptimizerConfig::default();
+        let optimizer = AdamW::new(config.clone(), model.parameters());
+        let mut optimizer = if sharded { optimizer.into_shard(group) } else { optimizer };
+        let batch = Batch {
+            rows: 1,
+            columns: 3,
+            ids: vec![1, 2, 3],
+            labels: vec![2, 3, 4],
+            resets: vec![],
+            targets: 3,
+            tokens: 3,
+        };
+        let error = step(&mut model, &mut optimizer, &config, &[batch], 1e-3, group).expect_err("not finite");
+        assert_eq!(error.exit(), Exit::Diverged);
+        assert_eq!(optimizer.updates(), 0);
+        for ((name, before), (_, after)) in before.iter().zip(copy(&model).iter()) {
+            assert!(before.allclose(after, 0.0, 0.0, true), "{name}");
+        }
+    }
 }

@@ -11,6 +11,7 @@ use midi_ingest::store::Store;
 use crate::checkpoint::{Checkpoints, Commit, Snapshot};
 use crate::config::TrainConfig;
 use crate::data::{Batch, Dataset, Order, unigram_loss};
+use crate::dist::{Group, RankEnv};
 use crate::metrics::{Line, MetricLog, Summary, Window};
 use crate::model::init::init;
 use crate::model::{Parameters, Rwkv7};
@@ -56,16 +57,45 @@ pub fn plan(experiment: &Experiment, name: &str) -> Result<TrainPlan> {
     TrainPlan::new(name, experiment.seed, &experiment.section(&format!("train.{name}"))?, &manifest)
 }
 
-/// Trains the model called `name` to its last step, from where its checkpoints leave off.
+/// Trains the model called `name` to its last step, from where its checkpoints leave off, in this process alone.
 ///
 /// # Errors
-/// Data that is missing or bad (65), divergence (70), a store that fails (74), a request to stop, after a
-/// checkpoint was saved (75), a configuration that does not fit or is not that of the checkpoints (78).
+/// As [`run_in`].
 pub fn run(experiment: &Experiment, name: &str, progress: &Progress, shutdown: &Shutdown) -> Result<Finished> {
+    run_in(&mut Group::solo(), &RankEnv::alone(), experiment, name, progress, shutdown)
+}
+
+/// Trains the model called `name` together with the other ranks of `group`. Every rank reads; the first one alone
+/// writes, and only its log and summary hold the training loss.
+///
+/// # Errors
+/// A rank that was lost (10), data that is missing or bad (65), divergence (70), a store that fails (74), a request
+/// to stop, after a checkpoint was saved (75), a configuration that does not fit or is not that of the checkpoints
+/// (78).
+pub fn run_in(
+    group: &mut Group,
+    env: &RankEnv,
+    experiment: &Experiment,
+    name: &str,
+    progress: &Progress,
+    shutdown: &Shutdown,
+) -> Result<Finished> {
+    run_rank(group, env, experiment, name, progress, shutdown).inspect_err(|error| group.leave(error))
+}
+
+fn run_rank(
+    group: &mut Group,
+    rank_env: &RankEnv,
+    experiment: &Experiment,
+    name: &str,
+    progress: &Progress,
+    shutdown: &Shutdown,
+) -> Result<Finished> {
     let config: TrainConfig = experiment.section(&format!("train.{name}"))?;
     let data = data_store(experiment)?;
     let manifest = Manifest::load(&data)?;
     let plan = TrainPlan::new(name, experiment.seed, &config, &manifest)?;
+    plan.expect_world(group.world())?;
     let store = Store::open(&experiment.out)?;
     let folder = format!("train/{name}");
     let checkpoints = Checkpoints::new(store.clone(), &folder);
@@ -75,6 +105,7 @@ pub fn run(experiment: &Experiment, name: &str, progress: &Progress, shutdown: &
     }
     let summary_name = format!("{folder}/{}", Summary::FILE);
     let begun_at = loaded.as_ref().map_or(0, |loaded| loaded.commit.step);
+    agree_on_start(group, begun_at, &plan)?;
     if begun_at >= plan.steps
         && let Some(summary) = Summary::read(&store, &summary_name)?
         && summary.key == plan.key
@@ -83,14 +114,19 @@ pub fn run(experiment: &Experiment, name: &str, progress: &Progress, shutdown: &
         return Ok(Finished { summary, already: true });
     }
 
-    let threads = config.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let threads = config.threads.unwrap_or((cores / rank_env.local_world.unwrap_or(1).max(1)).max(1));
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
     let backend: Arc<dyn WkvBackend> = Arc::new(CpuWkv::new(Some(threads))?);
     let env = Env::of("midi-train", env!("CARGO_PKG_VERSION"))
         .fact("threads", threads.to_string())
         .fact("wkv", backend.name())
-        .fact("device", "cpu");
-    provenance::write(&store, &folder, experiment, &plan, &env)?;
+        .fact("device", "cpu")
+        .fact("ranks", group.world().to_string())
+        .fact("collective", group.name());
+    if group.is_first() {
+        provenance::write(&store, &folder, experiment, &plan, &env)?;
+    }
     progress.note(&plan.to_string());
 
     let tokens = loaded.as_ref().map_or(0, |loaded| loaded.commit.tokens);
@@ -108,13 +144,33 @@ pub fn run(experiment: &Experiment, name: &str, progress: &Progress, shutdown: &
             (model, optimizer)
         }
     };
+    let optimizer = if config.optimizer.shard { optimizer.into_shard(group) } else { optimizer };
     let train = Dataset::open(&data, &manifest, Split::Train)?;
     let valid = Dataset::open(&data, &manifest, Split::Valid)?;
     let log = MetricLog::open(&store, &format!("{folder}/metrics.jsonl"), begun_at)?;
-    let mut run = Run { plan, config, checkpoints, train, valid, model, optimizer, log, tokens, valid_loss };
+    let (store, skipped) = (store.clone(), 0);
+    let mut run = Run {
+        group,
+        store,
+        folder,
+        plan,
+        config,
+        checkpoints,
+        train,
+        valid,
+        model,
+        optimizer,
+        log,
+        tokens,
+        valid_loss,
+        skipped,
+    };
     run.steps(progress, shutdown)?;
     let summary = run.summary()?;
-    summary.write(&store, &summary_name)?;
+    if run.group.is_first() {
+        summary.write(&run.store, &summary_name)?;
+    }
+    run.group.wait_for_first("the end")?;
     progress.finish(&summary.to_string());
     Ok(Finished { summary, already: false })
 }
@@ -127,6 +183,25 @@ fn trainable(parameters: Parameters, backend: Arc<dyn WkvBackend>) -> Result<Rwk
     let mut model = Rwkv7::new(parameters, backend)?;
     model.set_trainable(true);
     Ok(model)
+}
+
+/// That all ranks begin at the same step of the same run.
+fn agree_on_start(group: &mut Group, begun_at: u64, plan: &TrainPlan) -> Result<()> {
+    let digits = plan.key.get(..15).unwrap_or_default();
+    let mine = [begun_at as i64, i64::from_str_radix(digits, 16).unwrap_or(0)];
+    let first = group.of_first("agreement on the start", mine)?;
+    let differs = group.any("agreement on the start", first != mine)?;
+    if first == mine && !differs {
+        return Ok(());
+    }
+    let who = match (first[0] == mine[0], first == mine) {
+        (_, true) => "another rank begins elsewhere than rank 0".to_owned(),
+        (false, _) => {
+            format!("rank {} finds the checkpoint of step {begun_at}, rank 0 that of {}", group.rank(), first[0])
+        }
+        (true, _) => format!("rank {} has another configuration or other data than rank 0", group.rank()),
+    };
+    Err(Error::mismatch(who).hint("`out` must be one place that all ranks see, and all must be given the same file"))
 }
 
 /// That the checkpoints are of this run.
@@ -148,8 +223,21 @@ fn fits(commit: &Commit, plan: &TrainPlan, checkpoints: &Checkpoints) -> Result<
     ))
 }
 
+/// The samples of a step that was not finite: `diverged-step-N.json`.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Diverged<'a> {
+    step: u64,
+    /// The indices of the global batch's samples, in manifest order.
+    samples: Vec<u64>,
+    error: &'a str,
+}
+
 /// A run that is going on.
-struct Run {
+struct Run<'a> {
+    group: &'a mut Group,
+    store: Store,
+    folder: String,
     plan: TrainPlan,
     config: TrainConfig,
     checkpoints: Checkpoints,
@@ -161,22 +249,29 @@ struct Run {
     tokens: u64,
     /// Of the last pass over the validation split.
     valid_loss: Option<f64>,
+    /// Steps left out since the start, because they were not finite.
+    skipped: u64,
 }
 
-impl Run {
+impl Run<'_> {
     /// The steps that are left.
     fn steps(&mut self, progress: &Progress, shutdown: &Shutdown) -> Result<()> {
         let order = Order::new(self.plan.seed, self.plan.samples);
         let schedule = Schedule::new(&self.config.schedule, self.plan.steps);
         let mut saved = self.optimizer.updates();
         let mut window = Window::default();
+        let begun_at = saved;
         progress.begin("training", self.plan.steps - saved.min(self.plan.steps), "steps");
         while self.optimizer.updates() < self.plan.steps {
             let number = self.optimizer.updates();
             let lr = schedule.at(number);
+            self.group.begin(number, number > begun_at);
             let batches = self.micro_batches(&order, number)?;
-            let report = step(&mut self.model, &mut self.optimizer, &self.config.optimizer, &batches, lr)
-                .map_err(|error| self.at_step(error, number, saved))?;
+            let taken = step(&mut self.model, &mut self.optimizer, &self.config.optimizer, &batches, lr, self.group);
+            let report = match taken {
+                Ok(report) => report,
+                Err(error) => self.skip(error, &order, (number, saved), progress)?,
+            };
             window.add(&report);
             self.tokens += report.tokens;
             let done = number + 1;
@@ -191,21 +286,24 @@ impl Run {
                 window = Window::default();
                 progress.message(&self.message());
             }
-            if due(self.config.checkpoint.every_steps) || shutdown.is_asked() {
+            // Asked of one rank, all stop.
+            let stop = self.group.any("agreement on stopping", shutdown.is_asked())?;
+            if due(self.config.checkpoint.every_steps) || stop {
                 self.save(valid_loss)?;
                 saved = done;
             }
             progress.advance(1);
-            if !last {
+            if stop && !last {
+                shutdown.ask();
                 shutdown.check(&format!("step {done} is saved in `{}`", self.checkpoints.shown(done)))?;
             }
         }
         Ok(())
     }
 
-    /// The micro-batches of a step.
+    /// This rank's micro-batches of a step: a stride of the global batch.
     fn micro_batches(&self, order: &Order, number: u64) -> Result<Vec<Batch>> {
-        let samples = order.step(number, self.plan.global_batch);
+        let samples = self.stride(order.step(number, self.plan.global_batch));
         samples.chunks(self.plan.micro_batch).map(|samples| self.batch(&self.train, samples)).collect()
     }
 
@@ -213,20 +311,65 @@ impl Run {
         if self.config.data.pack { data.packed_batch(samples) } else { data.batch(samples) }
     }
 
+    /// This rank's part of `samples`.
+    fn stride(&self, samples: Vec<u64>) -> Vec<u64> {
+        samples.into_iter().skip(self.group.rank()).step_by(self.group.world()).collect()
+    }
+
+    /// Leaves a step out that was not finite, if the budget allows it; `number` is the step's, `saved` that of the
+    /// newest checkpoint. Either way its samples are written down.
+    fn skip(
+        &mut self,
+        error: Error,
+        order: &Order,
+        (number, saved): (u64, u64),
+        progress: &Progress,
+    ) -> Result<StepReport> {
+        if error.exit() != Exit::Diverged {
+            return Err(error);
+        }
+        let name = format!("{}/diverged-step-{number}.json", self.folder);
+        let shown = format!("{}/{name}", self.store.shown());
+        if self.group.is_first() {
+            let samples = order.step(number, self.plan.global_batch);
+            let text = serde_json::to_string(&Diverged { step: number, samples, error: &error.to_string() })
+                .map_err(|e| Error::bug("a list of samples does not serialise").because(e))?;
+            self.store.put(&name, text.into_bytes())?;
+        }
+        if self.skipped >= self.config.skip_nonfinite {
+            // No rank ends before the first has written.
+            self.group.wait_for_first("the list of samples")?;
+            return Err(self.at_step(error, &shown, number, saved));
+        }
+        self.skipped += 1;
+        self.optimizer.skip();
+        progress.note(&format!(
+            "step {number} is left out ({} of {}): {error}; its samples are in `{shown}`",
+            self.skipped, self.config.skip_nonfinite
+        ));
+        Ok(StepReport { cross_entropy: 0.0, targets: 0, tokens: 0, positions: 0, grad_norm: 0.0 })
+    }
+
     /// The loss over the validation split, in nats a target; none if it has no target.
-    fn validate(&self) -> Result<Option<f64>> {
+    fn validate(&mut self) -> Result<Option<f64>> {
         let count = self.valid.len().min(VALID_SAMPLES);
         let samples: Vec<u64> = (0..count).map(|i| i * self.valid.len() / count).collect();
+        let samples = self.stride(samples);
         let (mut sum, mut targets) = (0.0, 0);
         for samples in samples.chunks(self.plan.micro_batch) {
             let (cross_entropy, count) = evaluate(&self.model, &self.batch(&self.valid, samples)?)?;
             sum += cross_entropy;
             targets += count;
         }
+        let [sum] = self.group.sum_f64("sum of the validation loss", [sum])?;
+        let [targets] = self.group.sum_u64("sum of validation targets", [targets])?;
         Ok((targets > 0).then(|| sum / targets as f64))
     }
 
     fn write_line(&mut self, window: &Window, report: &StepReport, lr: f64, valid_loss: Option<f64>) -> Result<()> {
+        if !self.group.is_first() {
+            return Ok(());
+        }
         self.log.add(Line {
             step: self.optimizer.updates(),
             loss: window.loss(),
@@ -245,10 +388,22 @@ impl Run {
         format!("loss {:.3}{valid}, {:.0} tokens/s, lr {:.1e}", line.loss, line.tokens_per_second, line.lr)
     }
 
-    fn save(&self, valid_loss: Option<f64>) -> Result<()> {
+    /// Commits a checkpoint, which the first rank writes and all wait for. It holds nothing of ranks.
+    fn save(&mut self, valid_loss: Option<f64>) -> Result<()> {
+        let gathered = match self.optimizer.is_sharded() {
+            true => Some(self.optimizer.gathered(self.model.parameters(), self.group)?),
+            false => None,
+        };
+        if self.group.is_first() {
+            self.write_checkpoint(gathered.as_ref().unwrap_or(&self.optimizer), valid_loss)?;
+        }
+        self.group.wait_for_first("the commit of a checkpoint")
+    }
+
+    fn write_checkpoint(&self, optimizer: &AdamW, valid_loss: Option<f64>) -> Result<()> {
         let commit = self.checkpoints.save(&Snapshot {
             parameters: self.model.parameters(),
-            optimizer: &self.optimizer,
+            optimizer,
             shape: self.plan.shape,
             vocabulary: &self.plan.vocabulary,
             key: &self.plan.key,
@@ -259,20 +414,18 @@ impl Run {
         self.checkpoints.retain(commit.step, self.config.checkpoint.keep)
     }
 
-    /// Adds the step, and for divergence the last good checkpoint, to an error.
-    fn at_step(&self, error: Error, number: u64, saved: u64) -> Error {
-        if error.exit() != Exit::Diverged {
-            return error;
-        }
+    /// Adds the step, the last good checkpoint and where its samples are written, to the error of divergence.
+    fn at_step(&self, error: Error, samples: &str, number: u64, saved: u64) -> Error {
         let good = match saved {
             0 => "there is no good checkpoint yet".to_owned(),
             step => format!("the last good checkpoint is `{}`", self.checkpoints.shown(step)),
         };
-        Error::new(Exit::Diverged, format!("step {number}: {error}"))
-            .hint(format!("{good}; try a lower `schedule.lr` or a longer warm-up"))
+        Error::new(Exit::Diverged, format!("step {number}: {error}")).hint(format!(
+            "{good}; the samples of the step are in `{samples}`; try a lower `schedule.lr` or a longer warm-up"
+        ))
     }
 
-    fn summary(&self) -> Result<Summary> {
+    fn summary(&mut self) -> Result<Summary> {
         let valid_loss = match self.valid_loss {
             Some(loss) => Some(loss),
             None => self.validate()?,

@@ -14,6 +14,7 @@ use midi_ingest::store::Store;
 use midi_train::checkpoint::{COMMIT, Checkpoints, open_model};
 use midi_train::config::OptimizerConfig;
 use midi_train::data::{Batch, Dataset, NO_TARGET, unigram_loss};
+use midi_train::dist::Group;
 use midi_train::metrics::Line;
 use midi_train::model::{Parameters, Resets, Rwkv7, Shape, init::init};
 use midi_train::optim::AdamW;
@@ -322,7 +323,7 @@ fn packed_rows_are_separate_rows() {
         let mut model = Rwkv7::new(parameters, Arc::new(CpuWkv::new(Some(1)).expect("starts"))).expect("a network");
         model.set_trainable(true);
         let mut optimizer = AdamW::new(config.clone(), model.parameters());
-        let report = step(&mut model, &mut optimizer, &config, &[batch], 1e-3).expect("steps");
+        let report = step(&mut model, &mut optimizer, &config, &[batch], 1e-3, &mut Group::solo()).expect("steps");
         let grads = model.parameters().iter().map(|(name, tensor)| (name.to_owned(), tensor.grad()));
         // The first layer has a value of its own only, so its `v…` parameters take no part.
         let grads: Vec<(String, Tensor)> = grads.filter(|(_, grad)| grad.defined()).collect();

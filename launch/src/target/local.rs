@@ -2,10 +2,9 @@
 //! error that it inherits; the launcher adds a heading before it and one line after it if it did not end well.
 
 use std::io::Write;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::process::ExitStatus;
 
 use midi_ingest::job::Exit;
 use midi_ingest::job::exit::{Error, Result};
@@ -14,13 +13,11 @@ use crate::advice;
 use crate::committed::local_folder;
 use crate::machine::Machine;
 use crate::plan::{Plan, StagePlan};
-use crate::signals::{self, Signals};
+use crate::signals::Signals;
+use crate::target::ranks::Ranks;
 
 /// How often a stage is started again that ends with "run again" though nobody asked it to stop.
 const RUNS_AGAIN: u32 = 3;
-
-/// Time between two looks at the child and at the signals.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Runs every stage of `plan` and returns the exit code of the first that fails, or 0.
 ///
@@ -79,15 +76,11 @@ struct Ended {
     asked: bool,
 }
 
-fn run_stage(planned: &StagePlan, program: &PathBuf, signals: &Signals, err: &mut dyn Write) -> Result<Ended> {
+fn run_stage(planned: &StagePlan, program: &Path, signals: &Signals, err: &mut dyn Write) -> Result<Ended> {
     let mut again = 0;
     loop {
-        let mut command = Command::new(program);
-        // A group of its own: Ctrl-C reaches the launcher alone and is handed on once, not twice.
-        command.args(&planned.arguments).stdin(Stdio::null()).process_group(0);
-        let mut child =
-            command.spawn().map_err(|e| Error::mismatch(format!("cannot start `{}`", program.display())).because(e))?;
-        let (status, asked) = wait(&mut child, signals)?;
+        let mut ranks = Ranks::start(program, &planned.arguments, planned.processes, again)?;
+        let (status, asked) = ranks.wait(signals)?;
         let ended = ended(status, asked);
         if ended.code != Exit::RunAgain.code() || asked || again == RUNS_AGAIN {
             return Ok(ended);
@@ -95,22 +88,6 @@ fn run_stage(planned: &StagePlan, program: &PathBuf, signals: &Signals, err: &mu
         again += 1;
         let title = planned.stage.title();
         let _ = writeln!(err, "==> {title}: stopped with everything saved, goes on (again {again} of {RUNS_AGAIN})");
-    }
-}
-
-/// Waits for `child` and hands signals on to it; true if there was one.
-fn wait(child: &mut Child, signals: &Signals) -> Result<(ExitStatus, bool)> {
-    let mut asked = false;
-    loop {
-        let status = child.try_wait().map_err(|e| Error::bug("cannot wait for a child process").because(e))?;
-        if let Some(status) = status {
-            return Ok((status, asked || signals.take().is_some()));
-        }
-        while let Some(signal) = signals.take() {
-            asked = true;
-            signals::send(child.id(), signal);
-        }
-        std::thread::sleep(LOOK_EVERY);
     }
 }
 

@@ -1,10 +1,13 @@
 //! AdamW: Adam with bias correction and decoupled weight decay, on parameter groups.
 
-use midi_ingest::job::exit::Result;
+use std::ops::Range;
+
+use midi_ingest::job::exit::{Error, Result};
 use tch::{Tensor, no_grad};
 
 use super::groups::{Group, group};
 use crate::config::OptimizerConfig;
+use crate::dist::{Group as Ranks, shard};
 use crate::model::Parameters;
 
 /// The optimiser's state: two moments a parameter, and the number of updates done.
@@ -13,6 +16,8 @@ pub struct AdamW {
     config: OptimizerConfig,
     updates: u64,
     slots: Vec<Slot>,
+    /// Whether the slots are this rank's part only.
+    sharded: bool,
 }
 
 /// One parameter's part.
@@ -20,6 +25,8 @@ pub struct AdamW {
 struct Slot {
     name: String,
     group: Group,
+    /// The elements of the flattened parameter, where they are a part of it.
+    part: Option<Range<i64>>,
     first: Tensor,
     second: Tensor,
 }
@@ -35,10 +42,62 @@ impl AdamW {
         let slot = |(name, tensor): (&str, &Tensor)| Slot {
             name: name.to_owned(),
             group: group(name, &tensor.size()),
+            part: None,
             first: tensor.detach().zeros_like(),
             second: tensor.detach().zeros_like(),
         };
-        AdamW { config, updates: 0, slots: parameters.iter().map(slot).collect() }
+        AdamW { config, updates: 0, slots: parameters.iter().map(slot).collect(), sharded: false }
+    }
+
+    /// This optimiser's part on a rank: the moments of its [`shard`] of all elements, in the order of `parameters`.
+    pub fn into_shard(self, ranks: &Ranks) -> Self {
+        let length = |slot: &Slot| slot.first.numel();
+        let mine = shard(self.slots.iter().map(length).sum(), ranks.world(), ranks.rank());
+        let mut begin = 0;
+        let part = |slot: Slot| {
+            let (from, to) = (mine.start.max(begin), mine.end.min(begin + length(&slot)));
+            let part = (from.saturating_sub(begin)) as i64..(to.saturating_sub(begin)) as i64;
+            begin += length(&slot);
+            let (at, count) = (part.start, part.end - part.start);
+            let cut = |moment: &Tensor| moment.reshape([-1]).narrow(0, at, count).copy();
+            (from < to).then(|| Slot { first: cut(&slot.first), second: cut(&slot.second), part: Some(part), ..slot })
+        };
+        let slots = self.slots.into_iter().filter_map(part).collect();
+        AdamW { slots, sharded: true, ..self }
+    }
+
+    /// Whether this is one rank's part.
+    pub fn is_sharded(&self) -> bool {
+        self.sharded
+    }
+
+    /// The whole optimiser from the parts of all ranks, for a checkpoint that knows nothing of ranks.
+    ///
+    /// # Errors
+    /// A rank was lost (10).
+    pub fn gathered(&self, parameters: &Parameters, ranks: &mut Ranks) -> Result<Self> {
+        let mut whole = AdamW::new(self.config.clone(), parameters);
+        whole.updates = self.updates;
+        let elements = whole.slots.iter().map(|slot| slot.first.numel()).sum();
+        for second in [false, true] {
+            let moment = |slot: &Slot| if second { slot.second.shallow_clone() } else { slot.first.shallow_clone() };
+            let parts: Vec<Tensor> = self.slots.iter().map(moment).collect();
+            let part = if parts.is_empty() { Tensor::zeros([0], tch::kind::FLOAT_CPU) } else { Tensor::cat(&parts, 0) };
+            let flat = ranks.all_gather("all-gather of moments", &part, elements)?;
+            let mut at = 0;
+            for slot in &whole.slots {
+                let mut moment = moment(slot);
+                let count = moment.numel() as i64;
+                moment.copy_(&flat.narrow(0, at, count).view_as(&moment));
+                at += count;
+            }
+        }
+        Ok(whole)
+    }
+
+    /// Counts an update that was left out.
+    pub fn skip(&mut self) {
+        self.updates += 1;
     }
 
     /// With the moments that [`AdamW::moments`] gave, after `updates` updates of `parameters`.
@@ -58,7 +117,7 @@ impl AdamW {
                 let name = format!("{prefix}{}", slot.name);
                 let saved = moments.get(&name)?;
                 if saved.size() != moment.size() {
-                    return Err(midi_ingest::job::exit::Error::mismatch(format!(
+                    return Err(Error::mismatch(format!(
                         "the optimiser's `{name}` is {:?} instead of {:?}",
                         saved.size(),
                         moment.size()
@@ -104,6 +163,13 @@ impl AdamW {
                 if !grad.defined() {
                     continue;
                 }
+                let grad = match &slot.part {
+                    Some(part) => {
+                        parameter = parameter.view(-1).narrow(0, part.start, part.end - part.start);
+                        grad.reshape([-1]).narrow(0, part.start, part.end - part.start)
+                    }
+                    None => grad,
+                };
                 let grad = if factor == 1.0 { grad } else { grad * factor };
                 let _ = slot.first.lerp_(&grad, 1.0 - beta1);
                 let _ = slot.second.lerp_(&grad.square(), 1.0 - beta2);

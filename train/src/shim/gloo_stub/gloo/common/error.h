@@ -1,0 +1,2 @@
+// Not needed by what the shim calls; ProcessGroupGloo.hpp asks for the file.
+#pragma once
