@@ -8,7 +8,7 @@ use midi_ingest::job::{Experiment, Progress, Shutdown};
 use midi_ingest::shard::{Manifest, Split};
 use midi_ingest::store::Store;
 
-use crate::checkpoint::{Checkpoints, Commit, Snapshot};
+use crate::checkpoint::{Checkpoints, Commit, Lease, Saver, Snapshot, Terms};
 use crate::config::TrainConfig;
 use crate::data::{Batch, Dataset, Order, unigram_loss};
 use crate::metrics::{Line, MetricLog, Summary, Window};
@@ -17,6 +17,7 @@ use crate::model::{Parameters, Rwkv7};
 use crate::optim::{AdamW, Schedule};
 use crate::plan::TrainPlan;
 use crate::step::{StepReport, evaluate, step};
+use crate::stopping::Best;
 use crate::wkv::{CpuWkv, WkvBackend};
 
 /// Most samples in one pass over the validation split; they are spread evenly over it.
@@ -62,12 +63,27 @@ pub fn plan(experiment: &Experiment, name: &str) -> Result<TrainPlan> {
 /// Data that is missing or bad (65), divergence (70), a store that fails (74), a request to stop, after a
 /// checkpoint was saved (75), a configuration that does not fit or is not that of the checkpoints (78).
 pub fn run(experiment: &Experiment, name: &str, progress: &Progress, shutdown: &Shutdown) -> Result<Finished> {
+    run_on(&Store::open(&experiment.out)?, experiment, name, progress, shutdown)
+}
+
+/// As [`run`], with `store` in the place of the experiment's `out` for all that is written.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_on(
+    store: &Store,
+    experiment: &Experiment,
+    name: &str,
+    progress: &Progress,
+    shutdown: &Shutdown,
+) -> Result<Finished> {
     let config: TrainConfig = experiment.section(&format!("train.{name}"))?;
     let data = data_store(experiment)?;
     let manifest = Manifest::load(&data)?;
     let plan = TrainPlan::new(name, experiment.seed, &config, &manifest)?;
-    let store = Store::open(&experiment.out)?;
+    let store = store.clone();
     let folder = format!("train/{name}");
+    let lease = Arc::new(Lease::take(&store, &folder, Terms::default(), &|text| progress.note(text))?);
     let checkpoints = Checkpoints::new(store.clone(), &folder);
     let loaded = checkpoints.newest_valid(&mut |text| progress.note(text))?;
     if let Some(loaded) = &loaded {
@@ -75,7 +91,9 @@ pub fn run(experiment: &Experiment, name: &str, progress: &Progress, shutdown: &
     }
     let summary_name = format!("{folder}/{}", Summary::FILE);
     let begun_at = loaded.as_ref().map_or(0, |loaded| loaded.commit.step);
-    if begun_at >= plan.steps
+    let best = loaded.as_ref().and_then(|loaded| loaded.commit.best);
+    let over = config.early_stop.as_ref().is_some_and(|rule| rule.is_over(best));
+    if (begun_at >= plan.steps || over)
         && let Some(summary) = Summary::read(&store, &summary_name)?
         && summary.key == plan.key
     {
@@ -111,7 +129,9 @@ pub fn run(experiment: &Experiment, name: &str, progress: &Progress, shutdown: &
     let train = Dataset::open(&data, &manifest, Split::Train)?;
     let valid = Dataset::open(&data, &manifest, Split::Valid)?;
     let log = MetricLog::open(&store, &format!("{folder}/metrics.jsonl"), begun_at)?;
-    let mut run = Run { plan, config, checkpoints, train, valid, model, optimizer, log, tokens, valid_loss };
+    let saver = Saver::new(checkpoints.clone(), config.checkpoint.keep, Some(Arc::clone(&lease)), begun_at);
+    let mut run =
+        Run { plan, config, checkpoints, saver, train, valid, model, optimizer, log, tokens, valid_loss, best, over };
     run.steps(progress, shutdown)?;
     let summary = run.summary()?;
     summary.write(&store, &summary_name)?;
@@ -153,6 +173,7 @@ struct Run {
     plan: TrainPlan,
     config: TrainConfig,
     checkpoints: Checkpoints,
+    saver: Saver,
     train: Dataset,
     valid: Dataset,
     model: Rwkv7,
@@ -161,6 +182,10 @@ struct Run {
     tokens: u64,
     /// Of the last pass over the validation split.
     valid_loss: Option<f64>,
+    /// The state of early stopping.
+    best: Option<Best>,
+    /// Whether early stopping has ended the run.
+    over: bool,
 }
 
 impl Run {
@@ -168,35 +193,40 @@ impl Run {
     fn steps(&mut self, progress: &Progress, shutdown: &Shutdown) -> Result<()> {
         let order = Order::new(self.plan.seed, self.plan.samples);
         let schedule = Schedule::new(&self.config.schedule, self.plan.steps);
-        let mut saved = self.optimizer.updates();
+        let begun_at = self.optimizer.updates();
         let mut window = Window::default();
-        progress.begin("training", self.plan.steps - saved.min(self.plan.steps), "steps");
-        while self.optimizer.updates() < self.plan.steps {
+        progress.begin("training", self.plan.steps - begun_at.min(self.plan.steps), "steps");
+        while !self.over && self.optimizer.updates() < self.plan.steps {
             let number = self.optimizer.updates();
             let lr = schedule.at(number);
             let batches = self.micro_batches(&order, number)?;
             let report = step(&mut self.model, &mut self.optimizer, &self.config.optimizer, &batches, lr)
-                .map_err(|error| self.at_step(error, number, saved))?;
+                .map_err(|error| self.at_step(error, number))?;
             window.add(&report);
             self.tokens += report.tokens;
             let done = number + 1;
-            let last = done == self.plan.steps;
-            let due = |every: u64| done.is_multiple_of(every) || last;
-
-            let validate = self.config.valid_every_steps.map_or(last, due);
+            let at_end = done == self.plan.steps;
+            let validate = self.config.valid_every_steps.map_or(at_end, |every| done.is_multiple_of(every) || at_end);
             let valid_loss = if validate { self.validate()? } else { None };
             self.valid_loss = valid_loss.or(self.valid_loss);
+            self.look_for_end(valid_loss, progress);
+            let last = at_end || self.over;
+            let due = |every: u64| done.is_multiple_of(every) || last;
             if due(self.config.log_every_steps) || valid_loss.is_some() {
                 self.write_line(&window, &report, lr, valid_loss)?;
                 window = Window::default();
                 progress.message(&self.message());
             }
-            if due(self.config.checkpoint.every_steps) || shutdown.is_asked() {
+            self.saver.poll()?;
+            let stop = shutdown.is_asked();
+            if due(self.config.checkpoint.every_steps) || stop {
                 self.save(valid_loss)?;
-                saved = done;
+            }
+            if last || stop {
+                self.saver.wait()?;
             }
             progress.advance(1);
-            if !last {
+            if stop && !last {
                 shutdown.check(&format!("step {done} is saved in `{}`", self.checkpoints.shown(done)))?;
             }
         }
@@ -237,11 +267,13 @@ impl Run {
     fn message(&self) -> String {
         let Some(line) = self.log.last() else { return String::new() };
         let valid = self.valid_loss.map_or_else(String::new, |loss| format!(", validation {loss:.3}"));
-        format!("loss {:.3}{valid}, {:.0} tokens/s, lr {:.1e}", line.loss, line.tokens_per_second, line.lr)
+        let Line { loss, tokens_per_second, lr, grad_norm, .. } = line;
+        format!("loss {loss:.3}{valid}, {tokens_per_second:.0} tokens/s, lr {lr:.1e}, gradient {grad_norm:.2}")
     }
 
-    fn save(&self, valid_loss: Option<f64>) -> Result<()> {
-        let commit = self.checkpoints.save(&Snapshot {
+    /// Begins to save the state of now.
+    fn save(&mut self, valid_loss: Option<f64>) -> Result<()> {
+        let snapshot = Snapshot {
             parameters: self.model.parameters(),
             optimizer: &self.optimizer,
             shape: self.plan.shape,
@@ -250,16 +282,33 @@ impl Run {
             seed: self.plan.seed,
             tokens: self.tokens,
             valid_loss,
-        })?;
-        self.checkpoints.retain(commit.step, self.config.checkpoint.keep)
+            best: self.best,
+        };
+        self.saver.begin(snapshot.freeze())
+    }
+
+    /// Tells early stopping of a pass over the validation split.
+    fn look_for_end(&mut self, valid_loss: Option<f64>, progress: &Progress) {
+        let (Some(rule), Some(loss)) = (&self.config.early_stop, valid_loss) else { return };
+        self.best = Some(rule.after(self.best, loss));
+        self.over = rule.is_over(self.best);
+        if self.over {
+            progress.note(&format!(
+                "stopping early at step {}: no better validation loss in {} passes",
+                self.optimizer.updates(),
+                rule.patience
+            ));
+        }
     }
 
     /// Adds the step, and for divergence the last good checkpoint, to an error.
-    fn at_step(&self, error: Error, number: u64, saved: u64) -> Error {
+    fn at_step(&mut self, error: Error, number: u64) -> Error {
         if error.exit() != Exit::Diverged {
             return error;
         }
-        let good = match saved {
+        // One that is being written counts if it arrives.
+        let _ = self.saver.wait();
+        let good = match self.saver.saved() {
             0 => "there is no good checkpoint yet".to_owned(),
             step => format!("the last good checkpoint is `{}`", self.checkpoints.shown(step)),
         };
