@@ -35,6 +35,9 @@ pub struct TrainConfig {
     /// Steps between two passes over the validation split; never if left out.
     #[serde(default)]
     pub valid_every_steps: Option<u64>,
+    /// When to stop before the last step; never if left out.
+    #[serde(default)]
+    pub early_stop: Option<EarlyStopConfig>,
     /// Threads of the process; if left out, the machine's cores shared among its processes.
     #[serde(default)]
     pub threads: Option<usize>,
@@ -150,6 +153,17 @@ impl Default for CheckpointConfig {
     fn default() -> Self {
         CheckpointConfig { every_steps: 500, keep: 2 }
     }
+}
+
+/// `[train.<model>.early-stop]`: training ends when passes over the validation split bring nothing more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct EarlyStopConfig {
+    /// Passes in a row without a better loss after which training stops.
+    pub patience: u64,
+    /// How much lower than the best one a loss must be to count as better, in nats a target.
+    #[serde(default)]
+    pub min_delta: f64,
 }
 
 mod defaults {

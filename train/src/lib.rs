@@ -23,6 +23,7 @@ pub mod optim;
 pub mod plan;
 #[cfg(feature = "torch")]
 pub mod step;
+pub mod stopping;
 #[cfg(feature = "torch")]
 pub mod trainer;
 #[cfg(feature = "torch")]

@@ -83,16 +83,19 @@ impl TrainPlan {
             order: Order::new(seed, train.samples).fingerprint(),
             vocabulary: manifest.vocabulary.fingerprint.clone(),
             seed,
-            key: key_of(&(
-                &manifest.key,
-                &manifest.vocabulary.fingerprint,
-                &config.model,
-                config.global_batch,
-                config.steps,
-                &config.schedule,
-                &update_rule(config)?,
-                seed,
-            )),
+            key: key_with_stop(
+                config,
+                key_of(&(
+                    &manifest.key,
+                    &manifest.vocabulary.fingerprint,
+                    &config.model,
+                    config.global_batch,
+                    config.steps,
+                    &config.schedule,
+                    &update_rule(config)?,
+                    seed,
+                )),
+            ),
         })
     }
 
@@ -120,6 +123,14 @@ fn update_rule(config: &TrainConfig) -> Result<serde_json::Value> {
         rule.remove("shard");
     }
     Ok(rule)
+}
+
+/// Early stopping decides on the last step, and when it is looked for.
+fn key_with_stop(config: &TrainConfig, key: String) -> String {
+    match &config.early_stop {
+        Some(stop) => key_of(&(key, stop, config.valid_every_steps)),
+        None => key,
+    }
 }
 
 /// What can be said about a configuration without data.
@@ -150,6 +161,17 @@ fn check(config: &TrainConfig) -> Result<()> {
     }
     if checkpoint.keep < 2 {
         return refuse("checkpoint.keep", &checkpoint.keep, "at least 2, so that one is left if the newest is broken");
+    }
+    if let Some(stop) = &config.early_stop {
+        if stop.patience == 0 {
+            return refuse("early-stop.patience", &0, "at least 1");
+        }
+        if !(stop.min_delta.is_finite() && stop.min_delta >= 0.0) {
+            return refuse("early-stop.min-delta", &stop.min_delta, "0 or above");
+        }
+        if config.valid_every_steps.is_none() {
+            return Err(Error::mismatch("`early-stop` needs `valid-every-steps`: it looks at the validation loss"));
+        }
     }
     for (key, value) in [
         ("schedule.lr", schedule.lr),
@@ -271,6 +293,7 @@ mod tests {
             ("train.m.schedule.lr=-1.0", "schedule.lr"),
             ("train.m.optimizer.beta1=1.0", "optimizer.beta1"),
             ("train.m.model.width=65", "width"),
+            ("train.m.early-stop.patience=0", "early-stop.patience"),
         ] {
             let error = plan(&[set]).expect_err(set);
             assert_eq!(error.exit(), Exit::Mismatch);

@@ -8,7 +8,7 @@ use midi_ingest::job::{Experiment, Progress, Shutdown};
 use midi_ingest::shard::{Manifest, Split};
 use midi_ingest::store::Store;
 
-use crate::checkpoint::{Checkpoints, Commit, Snapshot};
+use crate::checkpoint::{Checkpoints, Commit, Lease, Saver, Snapshot, Terms};
 use crate::config::TrainConfig;
 use crate::data::{Batch, Dataset, Order, unigram_loss};
 use crate::dist::{Group, RankEnv};
@@ -18,6 +18,7 @@ use crate::model::{Parameters, Rwkv7};
 use crate::optim::{AdamW, Schedule};
 use crate::plan::TrainPlan;
 use crate::step::{StepReport, evaluate, step};
+use crate::stopping::Best;
 use crate::wkv::{CpuWkv, WkvBackend};
 
 /// Most samples in one pass over the validation split; they are spread evenly over it.
@@ -62,7 +63,21 @@ pub fn plan(experiment: &Experiment, name: &str) -> Result<TrainPlan> {
 /// # Errors
 /// As [`run_in`].
 pub fn run(experiment: &Experiment, name: &str, progress: &Progress, shutdown: &Shutdown) -> Result<Finished> {
-    run_in(&mut Group::solo(), &RankEnv::alone(), experiment, name, progress, shutdown)
+    run_on(&Store::open(&experiment.out)?, experiment, name, progress, shutdown)
+}
+
+/// As [`run`], with `store` in the place of the experiment's `out` for all that is written.
+///
+/// # Errors
+/// As [`run_in`].
+pub fn run_on(
+    store: &Store,
+    experiment: &Experiment,
+    name: &str,
+    progress: &Progress,
+    shutdown: &Shutdown,
+) -> Result<Finished> {
+    run_rank(&mut Group::solo(), &RankEnv::alone(), store, experiment, name, progress, shutdown)
 }
 
 /// Trains the model called `name` together with the other ranks of `group`. Every rank reads; the first one alone
@@ -70,8 +85,8 @@ pub fn run(experiment: &Experiment, name: &str, progress: &Progress, shutdown: &
 ///
 /// # Errors
 /// A rank that was lost (10), data that is missing or bad (65), divergence (70), a store that fails (74), a request
-/// to stop, after a checkpoint was saved (75), a configuration that does not fit or is not that of the checkpoints
-/// (78).
+/// to stop, after a checkpoint was saved (75), a configuration that does not fit or is not that of the checkpoints,
+/// or another trainer on the same folder (78).
 pub fn run_in(
     group: &mut Group,
     env: &RankEnv,
@@ -80,12 +95,15 @@ pub fn run_in(
     progress: &Progress,
     shutdown: &Shutdown,
 ) -> Result<Finished> {
-    run_rank(group, env, experiment, name, progress, shutdown).inspect_err(|error| group.leave(error))
+    Store::open(&experiment.out)
+        .and_then(|store| run_rank(group, env, &store, experiment, name, progress, shutdown))
+        .inspect_err(|error| group.leave(error))
 }
 
 fn run_rank(
     group: &mut Group,
     rank_env: &RankEnv,
+    store: &Store,
     experiment: &Experiment,
     name: &str,
     progress: &Progress,
@@ -96,8 +114,10 @@ fn run_rank(
     let manifest = Manifest::load(&data)?;
     let plan = TrainPlan::new(name, experiment.seed, &config, &manifest)?;
     plan.expect_world(group.world())?;
-    let store = Store::open(&experiment.out)?;
+    let store = store.clone();
     let folder = format!("train/{name}");
+    let take = || Lease::take(&store, &folder, Terms::default(), &|text| progress.note(text)).map(Arc::new);
+    let lease = group.is_first().then(take).transpose()?;
     let checkpoints = Checkpoints::new(store.clone(), &folder);
     let loaded = checkpoints.newest_valid(&mut |text| progress.note(text))?;
     if let Some(loaded) = &loaded {
@@ -106,7 +126,9 @@ fn run_rank(
     let summary_name = format!("{folder}/{}", Summary::FILE);
     let begun_at = loaded.as_ref().map_or(0, |loaded| loaded.commit.step);
     agree_on_start(group, begun_at, &plan)?;
-    if begun_at >= plan.steps
+    let best = loaded.as_ref().and_then(|loaded| loaded.commit.best);
+    let over = config.early_stop.as_ref().is_some_and(|rule| rule.is_over(best));
+    if (begun_at >= plan.steps || over)
         && let Some(summary) = Summary::read(&store, &summary_name)?
         && summary.key == plan.key
     {
@@ -134,6 +156,10 @@ fn run_rank(
     let (model, optimizer) = match loaded {
         Some(loaded) => {
             progress.note(&format!("continuing from step {begun_at}"));
+            if group.is_first() {
+                // Of a run that ended between its commit and this.
+                checkpoints.retain(begun_at, config.checkpoint.keep)?;
+            }
             let model = trainable(loaded.parameters, backend)?;
             let optimizer = AdamW::resume(config.optimizer.clone(), model.parameters(), &loaded.moments, begun_at)?;
             (model, optimizer)
@@ -148,7 +174,7 @@ fn run_rank(
     let train = Dataset::open(&data, &manifest, Split::Train)?;
     let valid = Dataset::open(&data, &manifest, Split::Valid)?;
     let log = MetricLog::open(&store, &format!("{folder}/metrics.jsonl"), begun_at)?;
-    let (store, skipped) = (store.clone(), 0);
+    let saver = Saver::new(checkpoints.clone(), config.checkpoint.keep, lease, begun_at);
     let mut run = Run {
         group,
         store,
@@ -156,6 +182,7 @@ fn run_rank(
         plan,
         config,
         checkpoints,
+        saver,
         train,
         valid,
         model,
@@ -163,7 +190,9 @@ fn run_rank(
         log,
         tokens,
         valid_loss,
-        skipped,
+        skipped: 0,
+        best,
+        over,
     };
     run.steps(progress, shutdown)?;
     let summary = run.summary()?;
@@ -241,6 +270,7 @@ struct Run<'a> {
     plan: TrainPlan,
     config: TrainConfig,
     checkpoints: Checkpoints,
+    saver: Saver,
     train: Dataset,
     valid: Dataset,
     model: Rwkv7,
@@ -251,6 +281,10 @@ struct Run<'a> {
     valid_loss: Option<f64>,
     /// Steps left out since the start, because they were not finite.
     skipped: u64,
+    /// The state of early stopping.
+    best: Option<Best>,
+    /// Whether early stopping has ended the run.
+    over: bool,
 }
 
 impl Run<'_> {
@@ -258,11 +292,10 @@ impl Run<'_> {
     fn steps(&mut self, progress: &Progress, shutdown: &Shutdown) -> Result<()> {
         let order = Order::new(self.plan.seed, self.plan.samples);
         let schedule = Schedule::new(&self.config.schedule, self.plan.steps);
-        let mut saved = self.optimizer.updates();
+        let begun_at = self.optimizer.updates();
         let mut window = Window::default();
-        let begun_at = saved;
-        progress.begin("training", self.plan.steps - saved.min(self.plan.steps), "steps");
-        while self.optimizer.updates() < self.plan.steps {
+        progress.begin("training", self.plan.steps - begun_at.min(self.plan.steps), "steps");
+        while !self.over && self.optimizer.updates() < self.plan.steps {
             let number = self.optimizer.updates();
             let lr = schedule.at(number);
             self.group.begin(number, number > begun_at);
@@ -270,27 +303,32 @@ impl Run<'_> {
             let taken = step(&mut self.model, &mut self.optimizer, &self.config.optimizer, &batches, lr, self.group);
             let report = match taken {
                 Ok(report) => report,
-                Err(error) => self.skip(error, &order, (number, saved), progress)?,
+                Err(error) => self.skip(error, &order, number, progress)?,
             };
             window.add(&report);
             self.tokens += report.tokens;
             let done = number + 1;
-            let last = done == self.plan.steps;
-            let due = |every: u64| done.is_multiple_of(every) || last;
-
-            let validate = self.config.valid_every_steps.map_or(last, due);
+            let at_end = done == self.plan.steps;
+            let validate = self.config.valid_every_steps.map_or(at_end, |every| done.is_multiple_of(every) || at_end);
             let valid_loss = if validate { self.validate()? } else { None };
             self.valid_loss = valid_loss.or(self.valid_loss);
+            self.look_for_end(valid_loss, progress);
+            let last = at_end || self.over;
+            let due = |every: u64| done.is_multiple_of(every) || last;
             if due(self.config.log_every_steps) || valid_loss.is_some() {
                 self.write_line(&window, &report, lr, valid_loss)?;
                 window = Window::default();
                 progress.message(&self.message());
             }
+            self.saver.poll()?;
             // Asked of one rank, all stop.
             let stop = self.group.any("agreement on stopping", shutdown.is_asked())?;
             if due(self.config.checkpoint.every_steps) || stop {
                 self.save(valid_loss)?;
-                saved = done;
+            }
+            if last || stop {
+                self.saver.wait()?;
+                self.group.wait_for_first("the commit of a checkpoint")?;
             }
             progress.advance(1);
             if stop && !last {
@@ -316,15 +354,9 @@ impl Run<'_> {
         samples.into_iter().skip(self.group.rank()).step_by(self.group.world()).collect()
     }
 
-    /// Leaves a step out that was not finite, if the budget allows it; `number` is the step's, `saved` that of the
-    /// newest checkpoint. Either way its samples are written down.
-    fn skip(
-        &mut self,
-        error: Error,
-        order: &Order,
-        (number, saved): (u64, u64),
-        progress: &Progress,
-    ) -> Result<StepReport> {
+    /// Leaves step `number` out, which was not finite, if the budget allows it. Either way its samples are written
+    /// down.
+    fn skip(&mut self, error: Error, order: &Order, number: u64, progress: &Progress) -> Result<StepReport> {
         if error.exit() != Exit::Diverged {
             return Err(error);
         }
@@ -337,9 +369,11 @@ impl Run<'_> {
             self.store.put(&name, text.into_bytes())?;
         }
         if self.skipped >= self.config.skip_nonfinite {
-            // No rank ends before the first has written.
+            // A checkpoint that is being written counts if it arrives, and no rank ends before that.
+            let _ = self.saver.wait();
+            let [saved, _] = self.group.of_first("the last good checkpoint", [self.saver.saved() as i64, 0])?;
             self.group.wait_for_first("the list of samples")?;
-            return Err(self.at_step(error, &shown, number, saved));
+            return Err(self.at_step(error, &shown, number, saved as u64));
         }
         self.skipped += 1;
         self.optimizer.skip();
@@ -385,23 +419,21 @@ impl Run<'_> {
     fn message(&self) -> String {
         let Some(line) = self.log.last() else { return String::new() };
         let valid = self.valid_loss.map_or_else(String::new, |loss| format!(", validation {loss:.3}"));
-        format!("loss {:.3}{valid}, {:.0} tokens/s, lr {:.1e}", line.loss, line.tokens_per_second, line.lr)
+        let Line { loss, tokens_per_second, lr, grad_norm, .. } = line;
+        format!("loss {loss:.3}{valid}, {tokens_per_second:.0} tokens/s, lr {lr:.1e}, gradient {grad_norm:.2}")
     }
 
-    /// Commits a checkpoint, which the first rank writes and all wait for. It holds nothing of ranks.
+    /// Begins to save the state of now: the first rank writes, and nothing in it is of ranks.
     fn save(&mut self, valid_loss: Option<f64>) -> Result<()> {
         let gathered = match self.optimizer.is_sharded() {
             true => Some(self.optimizer.gathered(self.model.parameters(), self.group)?),
             false => None,
         };
-        if self.group.is_first() {
-            self.write_checkpoint(gathered.as_ref().unwrap_or(&self.optimizer), valid_loss)?;
+        if !self.group.is_first() {
+            return Ok(());
         }
-        self.group.wait_for_first("the commit of a checkpoint")
-    }
-
-    fn write_checkpoint(&self, optimizer: &AdamW, valid_loss: Option<f64>) -> Result<()> {
-        let commit = self.checkpoints.save(&Snapshot {
+        let optimizer = gathered.as_ref().unwrap_or(&self.optimizer);
+        let snapshot = Snapshot {
             parameters: self.model.parameters(),
             optimizer,
             shape: self.plan.shape,
@@ -410,8 +442,23 @@ impl Run<'_> {
             seed: self.plan.seed,
             tokens: self.tokens,
             valid_loss,
-        })?;
-        self.checkpoints.retain(commit.step, self.config.checkpoint.keep)
+            best: self.best,
+        };
+        self.saver.begin(snapshot.freeze())
+    }
+
+    /// Tells early stopping of a pass over the validation split.
+    fn look_for_end(&mut self, valid_loss: Option<f64>, progress: &Progress) {
+        let (Some(rule), Some(loss)) = (&self.config.early_stop, valid_loss) else { return };
+        self.best = Some(rule.after(self.best, loss));
+        self.over = rule.is_over(self.best);
+        if self.over {
+            progress.note(&format!(
+                "stopping early at step {}: no better validation loss in {} passes",
+                self.optimizer.updates(),
+                rule.patience
+            ));
+        }
     }
 
     /// Adds the step, the last good checkpoint and where its samples are written, to the error of divergence.

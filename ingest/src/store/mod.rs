@@ -47,8 +47,10 @@ impl Store {
         if let Some(path) = local_path_of(uri) {
             fs_err::create_dir_all(&path).map_err(at_path("make the folder", &path))?;
             let path = fs_err::canonicalize(&path).map_err(at_path("open the folder", &path))?;
+            // With the last object of a folder the folder goes, as in a store that knows no folders.
             let inner = object_store::local::LocalFileSystem::new_with_prefix(&path)
-                .map_err(|e| Error::storage(format!("cannot open `{}`", path.display()), e))?;
+                .map_err(|e| Error::storage(format!("cannot open `{}`", path.display()), e))?
+                .with_automatic_cleanup(true);
             let prefix = ObjectPath::default();
             return Ok(Store { inner: Arc::new(inner), prefix, shown, local: Some(path), runtime });
         }
@@ -60,6 +62,15 @@ impl Store {
         let (inner, prefix) = object_store::parse_url_opts(&url, std::env::vars())
             .map_err(|e| Error::mismatch(format!("cannot open the store `{uri}`")).because(e))?;
         Ok(Store { inner: Arc::from(inner), prefix, shown, local: None, runtime })
+    }
+
+    /// The store behind `inner`, called `shown` in messages: for embedding, and for tests that make a store fail.
+    ///
+    /// # Errors
+    /// The thread that talks to it cannot be started: exit code 1.
+    pub fn over(inner: Arc<dyn ObjectStore>, shown: &str) -> Result<Self> {
+        let prefix = ObjectPath::default();
+        Ok(Store { inner, prefix, shown: shown.to_owned(), local: None, runtime: runtime()? })
     }
 
     /// The store as the user named it, for messages.
@@ -119,6 +130,30 @@ impl Store {
         let path = self.at(name);
         let put = self.runtime.block_on(self.inner.put(&path, PutPayload::from(bytes)));
         put.map(|_| ()).map_err(self.failed("write", name))
+    }
+
+    /// Removes `name`; that it is not there is no error.
+    ///
+    /// # Errors
+    /// The store fails (74).
+    pub fn delete(&self, name: &str) -> Result<()> {
+        match self.runtime.block_on(self.inner.delete(&self.at(name))) {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(self.failed("remove", name)(e)),
+        }
+    }
+
+    /// Waits until `name` would survive a loss of power. An object store acknowledges nothing sooner; in a
+    /// local folder the file and the folders that lead to it are flushed to the disk.
+    ///
+    /// # Errors
+    /// The disk fails (74).
+    pub fn sync(&self, name: &str) -> Result<()> {
+        let (Some(root), Some(path)) = (&self.local, self.local_path(name)) else { return Ok(()) };
+        for at in path.ancestors().take_while(|at| at.starts_with(root)) {
+            fs_err::File::open(at).and_then(|file| file.sync_all()).map_err(at_path("flush", at))?;
+        }
+        Ok(())
     }
 
     /// Publishes a commit record: creates `name` if nothing is there, and otherwise accepts only the same bytes.
@@ -233,6 +268,18 @@ mod tests {
         assert_eq!(store.read("a/b.bin").expect("reads").as_ref(), [3]);
         assert_eq!(store.list("a").expect("lists"), ["a/b.bin", "a/c/d.bin"]);
         assert_eq!(fs_err::read(store.file("a/b.bin").expect("file").path()).expect("reads"), [3]);
+    }
+
+    #[test]
+    fn what_was_removed_is_gone_with_its_folder() {
+        let (folder, store) = store();
+        store.put("a/b/c.bin", vec![1]).expect("puts");
+        store.sync("a/b/c.bin").expect("flushes");
+        store.delete("a/b/c.bin").expect("removes");
+        store.delete("a/b/c.bin").expect("is gone already");
+        assert_eq!(store.get("a/b/c.bin").expect("reads"), None);
+        assert!(folder.path().is_dir() && !folder.path().join("a").exists());
+        assert_eq!(store.sync("a/b/c.bin").expect_err("nothing to flush").exit(), Exit::Storage);
     }
 
     #[test]

@@ -33,16 +33,19 @@ impl Checkpoints {
     /// fails (74).
     pub fn newest_valid(&self, warn: &mut dyn FnMut(&str)) -> Result<Option<Loaded>> {
         let steps = self.steps()?;
+        let mut torn = 0;
         for &step in steps.iter().rev() {
             match self.load(step) {
                 Ok(loaded) => return Ok(Some(loaded)),
                 Err(error) if error.exit() == Exit::BadData => {
                     warn(&format!("checkpoint {step} is passed over: {error}"));
+                    torn += usize::from(self.is_torn(step)?);
                 }
                 Err(error) => return Err(error),
             }
         }
-        if steps.is_empty() {
+        // A record that was cut while it was written never committed anything.
+        if torn == steps.len() {
             return Ok(None);
         }
         Err(Error::data(format!("none of the {} checkpoints in `{}` is whole", steps.len(), self.shown_folder()))
@@ -62,6 +65,12 @@ impl Checkpoints {
         let parameters = read_model(&self.store, &prefix, &commit)?;
         let moments = read_part(&self.store, &prefix, &commit, OPTIMIZER)?;
         Ok(Loaded { commit, parameters, moments })
+    }
+
+    /// Whether the record of `step` is not even JSON.
+    fn is_torn(&self, step: u64) -> Result<bool> {
+        let record = self.store.get(&self.at(step, COMMIT))?;
+        Ok(record.is_none_or(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).is_err()))
     }
 
     fn shown_folder(&self) -> String {

@@ -7,7 +7,10 @@
 //!                                   COMMIT.json            sizes, hashes, and what it is a checkpoint of
 //! ```
 
+mod background;
+mod lease;
 mod load;
+mod process;
 mod record;
 mod retain;
 mod save;
@@ -15,9 +18,11 @@ mod save;
 use midi_ingest::job::exit::Result;
 use midi_ingest::store::Store;
 
+pub use background::Saver;
+pub use lease::{Lease, Terms};
 pub use load::{Loaded, open_model};
 pub use record::{COMMIT, Commit, Part};
-pub use save::Snapshot;
+pub use save::{Frozen, Snapshot};
 
 /// The checkpoints of one model.
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@ use midi_ingest::store::sha256_hex;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Shape;
+use crate::stopping::Best;
 
 /// The record's name below a step's folder.
 pub const COMMIT: &str = "COMMIT.json";
@@ -46,6 +47,9 @@ pub struct Commit {
     pub tokens: u64,
     /// The loss over the validation split, in nats a target, if it was taken at this step.
     pub valid_loss: Option<f64>,
+    /// The state of early stopping; none if it is off or nothing was validated yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
     /// The files.
     pub files: Vec<Part>,
 }

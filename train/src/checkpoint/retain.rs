@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use midi_ingest::job::exit::{Result, at_path};
+use midi_ingest::job::exit::Result;
 
 use super::Checkpoints;
 use super::record::COMMIT;
@@ -14,22 +14,18 @@ impl Checkpoints {
     /// Keeps the newest `keep` (at least 2) committed checkpoints up to `step`, whose commit must hold, and
     /// removes all others: older ones, unfinished ones, and later ones, which a broken run left behind.
     ///
-    /// Only folders of the local file system are removed; in an object store all checkpoints stay.
-    ///
     /// # Errors
     /// The store fails (74).
     pub fn retain(&self, step: u64, keep: usize) -> Result<()> {
-        let committed: Vec<u64> = self.steps()?.into_iter().filter(|&s| s <= step).collect();
+        let names = self.names()?;
+        let committed: BTreeSet<u64> =
+            names.iter().filter(|(s, name)| name == COMMIT && *s <= step).map(|(s, _)| *s).collect();
         let kept: BTreeSet<u64> = committed.into_iter().rev().take(keep.max(LEAST)).collect();
-        let all: BTreeSet<u64> = self.names()?.into_iter().map(|(step, _)| step).collect();
-        for &old in all.difference(&kept) {
-            let Some(folder) = self.store.local_path(self.at(old, "").trim_end_matches('/')) else { continue };
-            // The record goes first: a folder that is half removed must not look like a checkpoint.
-            let record = folder.join(COMMIT);
-            if record.is_file() {
-                fs_err::remove_file(&record).map_err(at_path("remove", &record))?;
-            }
-            fs_err::remove_dir_all(&folder).map_err(at_path("remove", &folder))?;
+        let mut removed: Vec<&(u64, String)> = names.iter().filter(|(step, _)| !kept.contains(step)).collect();
+        // The record goes first: a folder that is half removed must not look like a checkpoint.
+        removed.sort_by_key(|(step, name)| (*step, name != COMMIT));
+        for (step, name) in removed {
+            self.store.delete(&self.at(*step, name))?;
         }
         Ok(())
     }

@@ -1,12 +1,14 @@
 //! Writing a checkpoint.
 
 use midi_ingest::job::exit::{Error, Result};
+use tch::{Device, Tensor};
 
 use super::Checkpoints;
 use super::record::{COMMIT, Commit, FORMAT, Part};
 use crate::format::safetensors;
 use crate::model::{Parameters, Shape};
 use crate::optim::AdamW;
+use crate::stopping::Best;
 
 /// The weights' file.
 pub(super) const MODEL: &str = "model.safetensors";
@@ -32,6 +34,53 @@ pub struct Snapshot<'a> {
     pub tokens: u64,
     /// The loss over the validation split, if it was just taken.
     pub valid_loss: Option<f64>,
+    /// The state of early stopping.
+    pub best: Option<Best>,
+}
+
+/// A snapshot with tensors of its own: training may go on while it is written.
+#[derive(Debug)]
+pub struct Frozen {
+    files: Vec<(&'static str, Parameters)>,
+    /// The record, but for its files.
+    commit: Commit,
+}
+
+impl Snapshot<'_> {
+    /// A copy, in main memory.
+    pub fn freeze(&self) -> Frozen {
+        Frozen {
+            files: vec![(MODEL, copies(self.parameters)), (OPTIMIZER, copies(&self.optimizer.moments()))],
+            commit: Commit {
+                format: FORMAT,
+                step: self.optimizer.updates(),
+                shape: self.shape,
+                parameters: self.shape.count(),
+                vocabulary: self.vocabulary.to_owned(),
+                key: self.key.to_owned(),
+                seed: self.seed,
+                tokens: self.tokens,
+                valid_loss: self.valid_loss,
+                best: self.best,
+                files: Vec::new(),
+            },
+        }
+    }
+}
+
+fn copies(tensors: &Parameters) -> Parameters {
+    let copy = |tensor: &Tensor| match tensor.device() {
+        Device::Cpu => tensor.detach().copy(),
+        _ => tensor.detach().to_device(Device::Cpu),
+    };
+    tensors.iter().map(|(name, tensor)| (name.to_owned(), copy(tensor))).collect()
+}
+
+impl Frozen {
+    /// The step that it is of.
+    pub fn step(&self) -> u64 {
+        self.commit.step
+    }
 }
 
 impl Checkpoints {
@@ -41,35 +90,35 @@ impl Checkpoints {
     /// # Errors
     /// The store fails, or what it gives back is not what was written (74).
     pub fn save(&self, snapshot: &Snapshot<'_>) -> Result<Commit> {
-        let step = snapshot.optimizer.updates();
-        let metadata = [("step", step.to_string()), ("vocabulary", snapshot.vocabulary.to_owned())];
-        let mut files = Vec::new();
-        for (name, tensors) in [(MODEL, snapshot.parameters), (OPTIMIZER, &snapshot.optimizer.moments())] {
-            let bytes = safetensors::write(tensors, &metadata)?;
+        self.write(snapshot.freeze(), &|| Ok(()))
+    }
+
+    /// As [`Checkpoints::save`]; `may_commit` is asked just before the record is written.
+    ///
+    /// # Errors
+    /// As [`Checkpoints::save`], and those of `may_commit`.
+    pub(super) fn write(&self, frozen: Frozen, may_commit: &dyn Fn() -> Result<()>) -> Result<Commit> {
+        let Frozen { files, mut commit } = frozen;
+        let step = commit.step;
+        let metadata = [("step", step.to_string()), ("vocabulary", commit.vocabulary.clone())];
+        for (name, tensors) in files {
+            let bytes = safetensors::write(&tensors, &metadata)?;
             let part = Part::of(name, &bytes);
             let at = self.at(step, name);
             self.store.put(&at, bytes)?;
+            self.store.sync(&at)?;
             if !part.is(&self.store.read(&at)?) {
                 let cause = std::io::Error::other("what was read back is not what was written");
                 return Err(Error::storage(format!("cannot write `{}/{at}`", self.store.shown()), cause));
             }
-            files.push(part);
+            commit.files.push(part);
         }
-        let commit = Commit {
-            format: FORMAT,
-            step,
-            shape: snapshot.shape,
-            parameters: snapshot.shape.count(),
-            vocabulary: snapshot.vocabulary.to_owned(),
-            key: snapshot.key.to_owned(),
-            seed: snapshot.seed,
-            tokens: snapshot.tokens,
-            valid_loss: snapshot.valid_loss,
-            files,
-        };
         let text = serde_json::to_string_pretty(&commit)
             .map_err(|e| Error::bug("a commit record does not serialise").because(e))?;
-        self.store.put(&self.at(step, COMMIT), text.into_bytes())?;
+        may_commit()?;
+        let at = self.at(step, COMMIT);
+        self.store.put(&at, text.into_bytes())?;
+        self.store.sync(&at)?;
         Ok(commit)
     }
 }
