@@ -31,6 +31,28 @@ pub struct Experiment {
 }
 
 impl Experiment {
+    /// The models in the order in which they can be trained: a base before those that are tuned on it, and by
+    /// name otherwise.
+    ///
+    /// # Errors
+    /// Models are based on each other in a circle: exit code 78.
+    pub fn in_order(&self) -> Result<Vec<(&String, &TrainConfig)>> {
+        let mut left: Vec<(&String, &TrainConfig)> = self.train.iter().collect();
+        let mut ordered: Vec<(&String, &TrainConfig)> = Vec::new();
+        while !left.is_empty() {
+            let waits = |(_, train): &(&String, &TrainConfig)| {
+                train.base.as_ref().is_some_and(|base| left.iter().any(|(name, _)| *name == base))
+            };
+            let Some(next) = left.iter().position(|model| !waits(model)) else {
+                let names: Vec<String> = left.iter().map(|(name, _)| format!("`{name}`")).collect();
+                return Err(Error::mismatch(format!("the models {} are based on each other", names.join(", ")))
+                    .hint("`base` of a `[train.NAME]` names a model that is trained before it"));
+            };
+            ordered.push(left.remove(next));
+        }
+        Ok(ordered)
+    }
+
     /// Reads the file at `path`, applies `sets` and types every table.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::path::Path;
 use midi_eval::config::EvalConfig;
 use midi_ingest::config::{IngestConfig, SourceConfig, TokenizerConfig};
 use midi_ingest::job::exit::{Error, Result};
-use midi_train::config::TrainConfig;
+use midi_train::config::{Mode, TrainConfig};
 
 use crate::cli::{ExperimentArgs, StageKind};
 use crate::committed::{Committed, Output};
@@ -112,7 +112,7 @@ impl Plan {
         if let Some(ingest) = &experiment.ingest {
             add(Stage::Ingest, ingest_facts(ingest), &["ingest/songs", "ingest/shards", "ingest/manifest.json"])?;
         }
-        for (model, train) in &experiment.train {
+        for (model, train) in experiment.in_order()? {
             let folder = format!("train/{model}");
             let facts = train_facts(train, experiment.ingest.as_ref());
             add(Stage::Train { model: model.clone() }, facts, &[&folder])?;
@@ -233,6 +233,11 @@ fn train_facts(train: &TrainConfig, ingest: Option<&IngestConfig>) -> Vec<(&'sta
     let rate = format!("{:e} to {:e}, {} steps of warm-up", schedule.lr, schedule.lr_final, schedule.warmup_steps);
     let checkpoints =
         format!("every {} steps, the last {} are kept", train.checkpoint.every_steps, train.checkpoint.keep);
+    let model = match (train.mode, &train.base) {
+        (Mode::Pretrain, _) | (_, None) => model,
+        (Mode::State, Some(base)) => format!("{model}; its first state is tuned on `{base}`"),
+        (Mode::Lora, Some(base)) => format!("{model}; adapters of rank {} are tuned on `{base}`", train.lora.r),
+    };
     let mut facts = vec![("model", model), ("steps", steps), ("rate", rate), ("saved", checkpoints)];
     if train.dist.nproc > 1 {
         let each = train.global_batch / train.dist.nproc;

@@ -39,8 +39,16 @@ fn main() -> Result<()> {
     let ids: Vec<i64> = (0..(batch * time) as i64).map(|i| (i * 7919 + i / 3) % vocabulary as i64).collect();
     let labels = ids.iter().map(|id| (id + 1) % vocabulary as i64).collect();
     let count = (batch * time) as u64;
-    let batches =
-        [Batch { rows: batch, columns: time, ids, labels, resets: Vec::new(), targets: count, tokens: count }];
+    let batches = [Batch {
+        rows: batch,
+        columns: time,
+        ids,
+        labels,
+        resets: Vec::new(),
+        placed: Vec::new(),
+        targets: count,
+        tokens: count,
+    }];
     let seconds = fastest(|| step(&mut model, &mut optimizer, &config, &batches, 1e-3, &mut group).map(|_| ()))?;
     println!("optimiser step        {:8.1} ms, {:.0} tokens/s", seconds * 1e3, count as f64 / seconds);
 

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::{Parser, Subcommand};
 use midi_ingest::job::exit::{Error, Result};
 use midi_ingest::job::{Experiment, Progress, Shutdown};
-use midi_train::checkpoint::open_model;
+use midi_train::checkpoint::{open_model, write_merged};
 use midi_train::config::TrainConfig;
 use midi_train::dist::{Group, Limits, RankEnv, rendezvous};
 use midi_train::trainer;
@@ -40,6 +40,15 @@ enum Command {
         /// The model; all of them if left out
         #[arg(long, value_name = "NAME")]
         model: Option<String>,
+    },
+    /// Write a model tuned by LoRA as one that stands alone
+    Merge {
+        /// A checkpoint's folder, or a folder of checkpoints, of which the newest whole one is taken
+        #[arg(value_name = "CHECKPOINT_DIR")]
+        checkpoint: String,
+        /// The new checkpoint's folder
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
     },
     /// Print what a checkpoint holds
     Inspect {
@@ -89,6 +98,7 @@ pub(crate) fn run(cli: &Cli) -> Result<String> {
             let plans = names.iter().map(|name| trainer::plan(&experiment, name).map(|plan| plan.to_string()));
             Ok(plans.collect::<Result<Vec<_>>>()?.join("\n"))
         }
+        Command::Merge { checkpoint, output } => merge(checkpoint, output),
         Command::Inspect { checkpoint } => inspect(checkpoint),
     }
 }
@@ -132,6 +142,13 @@ fn of_rank(env: &RankEnv, error: Error) -> Error {
     error.hint_text().map(str::to_owned).into_iter().fold(named, Error::hint)
 }
 
+fn merge(checkpoint: &str, output: &Path) -> Result<String> {
+    let progress = Progress::stderr("train");
+    let (model, commit) = open_model(checkpoint, Arc::new(Reference), &mut |text| progress.note(text))?;
+    let merged = write_merged(&model, &commit, output)?;
+    Ok(format!("{} parameters of step {} -> {}", merged.parameters, merged.step, output.display()))
+}
+
 /// Tensors, counts, step and fingerprints of a checkpoint.
 fn inspect(checkpoint: &str) -> Result<String> {
     let backend: Arc<dyn WkvBackend> = Arc::new(Reference);
@@ -148,6 +165,9 @@ fn inspect(checkpoint: &str) -> Result<String> {
     line("vocabulary", commit.vocabulary.clone())?;
     line("config key", commit.key.clone())?;
     line("seed", commit.seed.to_string())?;
+    if let Some(tuning) = &commit.tuning {
+        line("tuned", format!("{:?} on `{}` ({})", tuning.mode, tuning.base, tuning.base_hash))?;
+    }
     line("valid loss", commit.valid_loss.map_or_else(|| "not taken".to_owned(), |loss| format!("{loss:.4}")))?;
     line("contents", commit.hash())?;
     for part in &commit.files {

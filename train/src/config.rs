@@ -6,6 +6,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct TrainConfig {
+    /// What is trained.
+    #[serde(default)]
+    pub mode: Mode,
+    /// The model that is tuned: another table's name, or a checkpoint's path or URL. For modes other than
+    /// `pretrain`.
+    #[serde(default)]
+    pub base: Option<String>,
+    /// The adapters of the mode `lora`.
+    #[serde(default)]
+    pub lora: LoraConfig,
     /// The network's shape.
     pub model: ModelConfig,
     /// Sequences in one optimiser step, over all ranks.
@@ -65,6 +75,88 @@ pub struct DistConfig {
 impl Default for DistConfig {
     fn default() -> Self {
         DistConfig { nproc: 1, timeout_seconds: 100, first_timeout_seconds: 300 }
+    }
+}
+
+/// `mode` of `[train.<model>]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// All weights, from their first values.
+    #[default]
+    Pretrain,
+    /// The WKV state that every sequence begins from, and nothing else.
+    State,
+    /// Low-rank adapters beside the matrices.
+    Lora,
+}
+
+/// `[train.<model>.lora]`: the mode `lora`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct LoraConfig {
+    /// Rank of the adapters.
+    pub r: usize,
+    /// The adapters' output is scaled by alpha / r.
+    pub alpha: f64,
+    /// The share of the adapters' input that becomes zero in training.
+    pub dropout: f64,
+    /// The matrices that get one.
+    pub target_modules: Vec<LoraTarget>,
+    /// Whether the weights and biases of all norms are trained too, as RWKV-PEFT does.
+    pub norms: bool,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        LoraConfig { r: 32, alpha: 32.0, dropout: 0.0, target_modules: LoraTarget::ALL.to_vec(), norms: true }
+    }
+}
+
+/// A matrix of each block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LoraTarget {
+    /// Of time mixing: receptance.
+    #[serde(rename = "att.receptance")]
+    AttReceptance,
+    /// Of time mixing: key.
+    #[serde(rename = "att.key")]
+    AttKey,
+    /// Of time mixing: value.
+    #[serde(rename = "att.value")]
+    AttValue,
+    /// Of time mixing: output.
+    #[serde(rename = "att.output")]
+    AttOutput,
+    /// Of channel mixing: key.
+    #[serde(rename = "ffn.key")]
+    FfnKey,
+    /// Of channel mixing: value.
+    #[serde(rename = "ffn.value")]
+    FfnValue,
+}
+
+impl LoraTarget {
+    /// All of them.
+    pub const ALL: [LoraTarget; 6] = [
+        LoraTarget::AttReceptance,
+        LoraTarget::AttKey,
+        LoraTarget::AttValue,
+        LoraTarget::AttOutput,
+        LoraTarget::FfnKey,
+        LoraTarget::FfnValue,
+    ];
+
+    /// The name below its block.
+    pub fn name(self) -> &'static str {
+        match self {
+            LoraTarget::AttReceptance => "att.receptance",
+            LoraTarget::AttKey => "att.key",
+            LoraTarget::AttValue => "att.value",
+            LoraTarget::AttOutput => "att.output",
+            LoraTarget::FfnKey => "ffn.key",
+            LoraTarget::FfnValue => "ffn.value",
+        }
     }
 }
 

@@ -27,4 +27,6 @@ pub mod stopping;
 #[cfg(feature = "torch")]
 pub mod trainer;
 #[cfg(feature = "torch")]
+pub mod tuning;
+#[cfg(feature = "torch")]
 pub mod wkv;

@@ -8,7 +8,7 @@ use midi_ingest::job::exit::{Error, Result};
 use midi_ingest::shard::{Manifest, Split};
 use serde::Serialize;
 
-use crate::config::TrainConfig;
+use crate::config::{LoraConfig, Mode, TrainConfig};
 use crate::data::Order;
 use crate::model::Shape;
 
@@ -22,6 +22,8 @@ pub struct TrainPlan {
     pub shape: Shape,
     /// Single parameters of the network.
     pub parameters: u64,
+    /// What is trained.
+    pub mode: Mode,
     /// Optimiser steps.
     pub steps: u64,
     /// Sequences in a step.
@@ -72,6 +74,7 @@ impl TrainPlan {
             model: model.to_owned(),
             shape,
             parameters: shape.count(),
+            mode: config.mode,
             steps: config.steps,
             global_batch: config.global_batch,
             micro_batch: config.micro_batch.unwrap_or(config.global_batch),
@@ -83,7 +86,7 @@ impl TrainPlan {
             order: Order::new(seed, train.samples).fingerprint(),
             vocabulary: manifest.vocabulary.fingerprint.clone(),
             seed,
-            key: key_with_stop(
+            key: key_with_tuning(
                 config,
                 key_of(&(
                     &manifest.key,
@@ -133,6 +136,16 @@ fn key_with_stop(config: &TrainConfig, key: String) -> String {
     }
 }
 
+/// A tuned model is another one for each base and each way to tune it.
+fn key_with_tuning(config: &TrainConfig, key: String) -> String {
+    let key = key_with_stop(config, key);
+    match config.mode {
+        Mode::Pretrain => key,
+        Mode::State => key_of(&(key, config.mode, &config.base)),
+        Mode::Lora => key_of(&(key, config.mode, &config.base, &config.lora)),
+    }
+}
+
 /// What can be said about a configuration without data.
 fn check(config: &TrainConfig) -> Result<()> {
     let refuse = |key: &str, value: &dyn fmt::Display, rule: &str| {
@@ -158,6 +171,27 @@ fn check(config: &TrainConfig) -> Result<()> {
     }
     if config.micro_batch.is_some_and(|micro| micro > config.global_batch) {
         return refuse("micro-batch", &config.micro_batch.unwrap_or(0), "at most `global-batch`");
+    }
+    if config.mode == Mode::Pretrain && config.base.is_some() {
+        return Err(Error::mismatch("`base` is for the modes `state` and `lora`")
+            .hint("set `mode`, or leave `base` out to train from the first values"));
+    }
+    if config.mode != Mode::Pretrain && config.base.is_none() {
+        return Err(Error::mismatch("`base` is missing").hint("name the model to tune, or its checkpoint"));
+    }
+    if config.mode == Mode::State && config.data.pack {
+        return Err(Error::mismatch("`data.pack` cannot be true where the state is tuned")
+            .hint("every sequence begins from the tuned state, and a row has one beginning"));
+    }
+    let LoraConfig { r, alpha, dropout, target_modules, .. } = &config.lora;
+    if *r == 0 || target_modules.is_empty() {
+        return Err(Error::mismatch("`lora.r` must be at least 1, and `lora.target-modules` name at least one"));
+    }
+    if !(alpha.is_finite() && *alpha > 0.0) {
+        return refuse("lora.alpha", alpha, "above 0");
+    }
+    if !(0.0..1.0).contains(dropout) {
+        return refuse("lora.dropout", dropout, "from 0 to below 1");
     }
     if checkpoint.keep < 2 {
         return refuse("checkpoint.keep", &checkpoint.keep, "at least 2, so that one is left if the newest is broken");

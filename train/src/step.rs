@@ -48,7 +48,10 @@ pub fn step(
     let rule = Rule::Corrected { targets, l2wrap: config.l2wrap };
     let mut cross_entropy = 0.0;
     for batch in micro_batches {
-        let (hidden, labels) = hidden(model, batch)?;
+        model.set_dropout(Some((optimizer.updates(), batch)));
+        let hidden = hidden(model, batch);
+        model.set_dropout(None);
+        let (hidden, labels) = hidden?;
         let loss = loss::head_loss(&hidden, model.head(), &labels, rule)?;
         cross_entropy += loss.cross_entropy;
         loss.objective.f_backward().map_err(fault::torch)?;
@@ -66,9 +69,9 @@ pub fn step(
             format!("training diverged: the loss is {loss} and the gradient norm {grad_norm}"),
         ));
     }
-    optimizer.update(model.parameters(), lr, clip_factor(grad_norm, config.clip_norm))?;
+    optimizer.update(model.trained(), lr, clip_factor(grad_norm, config.clip_norm))?;
     if optimizer.is_sharded() {
-        flat::all_gather_parameters(group, model.parameters())?;
+        flat::all_gather_parameters(group, model.trained())?;
     }
     Ok(StepReport { cross_entropy, targets, tokens, positions, grad_norm })
 }
@@ -77,13 +80,13 @@ pub fn step(
 /// latter.
 fn exchange(model: &Rwkv7, optimizer: &AdamW, group: &mut Group) -> Result<(f64, f64)> {
     if optimizer.is_sharded() {
-        let squares = flat::reduce_scatter_gradients(group, model.parameters())?;
+        let squares = flat::reduce_scatter_gradients(group, model.trained())?;
         return Ok((squares.sqrt(), squares));
     }
     if group.world() > 1 {
-        flat::all_reduce_gradients(group, model.parameters())?;
+        flat::all_reduce_gradients(group, model.trained())?;
     }
-    Ok((global_norm(model.parameters()), 0.0))
+    Ok((global_norm(model.trained()), 0.0))
 }
 
 /// Σ cross-entropy of `batch` in nats, and its target tokens, without a gradient.
@@ -161,6 +164,7 @@ mod tests {
             ids: vec![1, 2, 3],
             labels: vec![2, 3, 4],
             resets: vec![],
+            placed: vec![],
             targets: 3,
             tokens: 3,
         };

@@ -19,6 +19,7 @@ use crate::optim::{AdamW, Schedule};
 use crate::plan::TrainPlan;
 use crate::step::{StepReport, evaluate, step};
 use crate::stopping::Best;
+use crate::tuning::{Tuning, TuningRecord};
 use crate::wkv::{CpuWkv, WkvBackend};
 
 /// Most samples in one pass over the validation split; they are spread evenly over it.
@@ -151,6 +152,15 @@ fn run_rank(
     }
     progress.note(&plan.to_string());
 
+    let tuning = Tuning::open(experiment, &config, plan.shape, &plan.vocabulary, &mut |text| progress.note(text))?;
+    let record = tuning.as_ref().map(|tuning| tuning.record().clone());
+    if let (Some(tuning), Some(loaded)) = (&tuning, &loaded) {
+        tuning.fits(&loaded.commit)?;
+    }
+    let network = |saved: Option<Parameters>| match tuning {
+        Some(tuning) => tuning.network(saved, backend),
+        None => trainable(saved.unwrap_or_else(|| init(plan.shape, plan.seed)), backend),
+    };
     let tokens = loaded.as_ref().map_or(0, |loaded| loaded.commit.tokens);
     let valid_loss = loaded.as_ref().and_then(|loaded| loaded.commit.valid_loss);
     let (model, optimizer) = match loaded {
@@ -160,13 +170,13 @@ fn run_rank(
                 // Of a run that ended between its commit and this.
                 checkpoints.retain(begun_at, config.checkpoint.keep)?;
             }
-            let model = trainable(loaded.parameters, backend)?;
-            let optimizer = AdamW::resume(config.optimizer.clone(), model.parameters(), &loaded.moments, begun_at)?;
+            let model = network(Some(loaded.parameters))?;
+            let optimizer = AdamW::resume(config.optimizer.clone(), model.trained(), &loaded.moments, begun_at)?;
             (model, optimizer)
         }
         None => {
-            let model = trainable(init(plan.shape, plan.seed), backend)?;
-            let optimizer = AdamW::new(config.optimizer.clone(), model.parameters());
+            let model = network(None)?;
+            let optimizer = AdamW::new(config.optimizer.clone(), model.trained());
             (model, optimizer)
         }
     };
@@ -186,6 +196,7 @@ fn run_rank(
         train,
         valid,
         model,
+        record,
         optimizer,
         log,
         tokens,
@@ -274,6 +285,8 @@ struct Run<'a> {
     train: Dataset,
     valid: Dataset,
     model: Rwkv7,
+    /// What is tuned, if it is not the whole model.
+    record: Option<TuningRecord>,
     optimizer: AdamW,
     log: MetricLog,
     tokens: u64,
@@ -426,7 +439,7 @@ impl Run<'_> {
     /// Begins to save the state of now: the first rank writes, and nothing in it is of ranks.
     fn save(&mut self, valid_loss: Option<f64>) -> Result<()> {
         let gathered = match self.optimizer.is_sharded() {
-            true => Some(self.optimizer.gathered(self.model.parameters(), self.group)?),
+            true => Some(self.optimizer.gathered(self.model.trained(), self.group)?),
             false => None,
         };
         if !self.group.is_first() {
@@ -434,7 +447,7 @@ impl Run<'_> {
         }
         let optimizer = gathered.as_ref().unwrap_or(&self.optimizer);
         let snapshot = Snapshot {
-            parameters: self.model.parameters(),
+            parameters: self.model.trained(),
             optimizer,
             shape: self.plan.shape,
             vocabulary: &self.plan.vocabulary,
@@ -443,6 +456,7 @@ impl Run<'_> {
             tokens: self.tokens,
             valid_loss,
             best: self.best,
+            tuning: self.record.as_ref(),
         };
         self.saver.begin(snapshot.freeze())
     }

@@ -10,7 +10,7 @@ use super::Checkpoints;
 use super::record::{COMMIT, Commit, FORMAT};
 use super::save::{MODEL, OPTIMIZER};
 use crate::format::safetensors;
-use crate::model::{Parameters, Rwkv7};
+use crate::model::{LoraTerms, Parameters, Rwkv7};
 use crate::wkv::WkvBackend;
 
 /// A checkpoint whose hashes hold.
@@ -84,6 +84,38 @@ impl Checkpoints {
 /// # Errors
 /// There is no checkpoint (78), or as [`Checkpoints::newest_valid`].
 pub fn open_model(uri: &str, backend: Arc<dyn WkvBackend>, warn: &mut dyn FnMut(&str)) -> Result<(Rwkv7, Commit)> {
+    let (trained, commit) = open_parameters(uri, warn)?;
+    let Some(tuning) = &commit.tuning else { return Ok((Rwkv7::new(trained, backend)?, commit)) };
+    let base_uri = beside(uri, &tuning.base);
+    let (mut all, base) = open_parameters(&base_uri, warn).map_err(|e| {
+        Error::new(e.exit(), format!("the base of the tuned model `{uri}` cannot be opened")).because(e)
+    })?;
+    if base.hash() != tuning.base_hash {
+        return Err(Error::mismatch(format!("`{base_uri}` is not the base that `{uri}` was tuned on"))
+            .hint("put the base's checkpoint of that time back, or tune again"));
+    }
+    for (name, tensor) in trained.iter() {
+        all.insert(name, tensor.shallow_clone());
+    }
+    let terms = LoraTerms { scale: tuning.scale, ..LoraTerms::default() };
+    Ok((Rwkv7::tuned(all, backend, terms)?, commit))
+}
+
+/// Where the base of a tuned model is: what the record says, below the model's own folder if it says `..`.
+fn beside(uri: &str, base: &str) -> String {
+    let Some(sibling) = base.strip_prefix("../") else { return base.to_owned() };
+    let uri = uri.trim_end_matches('/');
+    let (parent, last) = uri.rsplit_once('/').unwrap_or((".", uri));
+    let folder =
+        if last.starts_with("step-") { parent.rsplit_once('/').map_or(".", |(above, _)| above) } else { parent };
+    format!("{folder}/{sibling}")
+}
+
+/// The tensors of the checkpoint at `uri`, as [`open_model`] finds it; of a tuned model those that were trained.
+///
+/// # Errors
+/// As [`open_model`].
+pub fn open_parameters(uri: &str, warn: &mut dyn FnMut(&str)) -> Result<(Parameters, Commit)> {
     let none = || {
         Error::mismatch(format!("`{uri}` holds no checkpoint"))
             .hint("give a folder such as `runs/demo/train/<model>`, or one of its `step-…` folders")
@@ -92,15 +124,13 @@ pub fn open_model(uri: &str, backend: Arc<dyn WkvBackend>, warn: &mut dyn FnMut(
         return Err(none());
     }
     let store = Store::open(uri)?;
-    let (commit, parameters) = if store.get(COMMIT)?.is_some() {
+    if store.get(COMMIT)?.is_some() {
         let commit = read_commit(&store, "")?;
         let parameters = read_model(&store, "", &commit)?;
-        (commit, parameters)
-    } else {
-        let loaded = Checkpoints::new(store, "").newest_valid(warn)?.ok_or_else(none)?;
-        (loaded.commit, loaded.parameters)
-    };
-    Ok((Rwkv7::new(parameters, backend)?, commit))
+        return Ok((parameters, commit));
+    }
+    let loaded = Checkpoints::new(store, "").newest_valid(warn)?.ok_or_else(none)?;
+    Ok((loaded.parameters, loaded.commit))
 }
 
 fn read_commit(store: &Store, prefix: &str) -> Result<Commit> {
@@ -138,6 +168,9 @@ fn read_part(store: &Store, prefix: &str, commit: &Commit, name: &str) -> Result
 /// The weights, in the order of the state dictionary, after they were found to be of the record's shape.
 fn read_model(store: &Store, prefix: &str, commit: &Commit) -> Result<Parameters> {
     let read = read_part(store, prefix, commit, MODEL)?;
+    if commit.tuning.is_some() {
+        return Ok(read);
+    }
     commit.expect_shape(read.shape()?)?;
     let names = commit.shape.parameters().into_iter();
     names.map(|(name, _)| Ok((name.clone(), read.get(&name)?.shallow_clone()))).collect()

@@ -10,6 +10,7 @@
 mod background;
 mod lease;
 mod load;
+mod merge;
 mod process;
 mod record;
 mod retain;
@@ -20,7 +21,8 @@ use midi_ingest::store::Store;
 
 pub use background::Saver;
 pub use lease::{Lease, Terms};
-pub use load::{Loaded, open_model};
+pub use load::{Loaded, open_model, open_parameters};
+pub use merge::write_merged;
 pub use record::{COMMIT, Commit, Part};
 pub use save::{Frozen, Snapshot};
 

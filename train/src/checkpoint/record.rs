@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Shape;
 use crate::stopping::Best;
+use crate::tuning::TuningRecord;
 
 /// The record's name below a step's folder.
 pub const COMMIT: &str = "COMMIT.json";
@@ -50,6 +51,9 @@ pub struct Commit {
     /// The state of early stopping; none if it is off or nothing was validated yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
+    /// What was tuned, and on which base; none for a model that stands alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuning: Option<TuningRecord>,
     /// The files.
     pub files: Vec<Part>,
 }

@@ -9,6 +9,7 @@ use crate::format::safetensors;
 use crate::model::{Parameters, Shape};
 use crate::optim::AdamW;
 use crate::stopping::Best;
+use crate::tuning::TuningRecord;
 
 /// The weights' file.
 pub(super) const MODEL: &str = "model.safetensors";
@@ -36,6 +37,8 @@ pub struct Snapshot<'a> {
     pub valid_loss: Option<f64>,
     /// The state of early stopping.
     pub best: Option<Best>,
+    /// What is tuned, and on which base; then `parameters` are those that are trained.
+    pub tuning: Option<&'a TuningRecord>,
 }
 
 /// A snapshot with tensors of its own: training may go on while it is written.
@@ -62,6 +65,7 @@ impl Snapshot<'_> {
                 tokens: self.tokens,
                 valid_loss: self.valid_loss,
                 best: self.best,
+                tuning: self.tuning.cloned(),
                 files: Vec::new(),
             },
         }

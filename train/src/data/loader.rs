@@ -25,10 +25,23 @@ pub struct Batch {
     /// Places (row · columns + column) at which a sample begins that is not the first of its row: the
     /// network forgets there what was before. Ascending.
     pub resets: Vec<i64>,
+    /// Which sample stands where.
+    pub placed: Vec<Placed>,
     /// Positions that are targets.
     pub targets: u64,
     /// Positions that are not padding.
     pub tokens: u64,
+}
+
+/// A sample in a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Its index in the data set.
+    pub sample: u64,
+    /// Where it begins: row · columns + column.
+    pub at: usize,
+    /// Its positions.
+    pub length: usize,
 }
 
 /// One split of a data set, its shards mapped into memory.
@@ -120,8 +133,7 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::sample`].
     pub fn batch(&self, indices: &[u64]) -> Result<Batch> {
-        let samples = indices.iter().map(|&index| self.sample(index)).collect::<Result<Vec<_>>>()?;
-        Ok(self.fill(&samples.iter().map(|sample| vec![*sample]).collect::<Vec<_>>()))
+        Ok(self.fill(&self.samples(indices)?.into_iter().map(|sample| vec![sample]).collect::<Vec<_>>()))
     }
 
     /// The samples `indices` as one batch of as few rows as first-fit-decreasing gives, each as long as the
@@ -130,16 +142,20 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::sample`].
     pub fn packed_batch(&self, indices: &[u64]) -> Result<Batch> {
-        let samples = indices.iter().map(|&index| self.sample(index)).collect::<Result<Vec<_>>>()?;
-        let sizes: Vec<usize> = samples.iter().map(|ids| positions(ids)).collect();
+        let samples = self.samples(indices)?;
+        let sizes: Vec<usize> = samples.iter().map(|(_, ids)| positions(ids)).collect();
         let rows = pack(&sizes);
         let of_row = |row: &Vec<usize>| row.iter().map(|&index| samples[index]).collect();
-        Ok(self.fill(&rows.iter().map(of_row).collect::<Vec<Vec<&[u16]>>>()))
+        Ok(self.fill(&rows.iter().map(of_row).collect::<Vec<Vec<(u64, &[u16])>>>()))
+    }
+
+    fn samples(&self, indices: &[u64]) -> Result<Vec<(u64, &[u16])>> {
+        indices.iter().map(|&index| Ok((index, self.sample(index)?))).collect()
     }
 
     /// A batch of the rows given, each a list of samples.
-    fn fill(&self, rows: &[Vec<&[u16]>]) -> Batch {
-        let length = |row: &Vec<&[u16]>| row.iter().map(|ids| positions(ids)).sum::<usize>();
+    fn fill(&self, rows: &[Vec<(u64, &[u16])>]) -> Batch {
+        let length = |row: &Vec<(u64, &[u16])>| row.iter().map(|(_, ids)| positions(ids)).sum::<usize>();
         let columns = rows.iter().map(length).max().unwrap_or(0).max(1);
         let mut batch = Batch {
             rows: rows.len(),
@@ -147,12 +163,14 @@ impl Dataset {
             ids: vec![PAD; rows.len() * columns],
             labels: vec![NO_TARGET; rows.len() * columns],
             resets: Vec::new(),
+            placed: Vec::new(),
             targets: 0,
             tokens: 0,
         };
         for (number, row) in rows.iter().enumerate() {
             let mut place = number * columns;
-            for sample in row {
+            for (index, sample) in row {
+                batch.placed.push(Placed { sample: *index, at: place, length: positions(sample) });
                 if place > number * columns {
                     batch.resets.push(place as i64);
                 }

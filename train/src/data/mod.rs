@@ -5,5 +5,5 @@ mod loader;
 mod order;
 
 pub use entropy::unigram_loss;
-pub use loader::{Batch, Dataset, NO_TARGET};
+pub use loader::{Batch, Dataset, NO_TARGET, Placed};
 pub use order::Order;

@@ -6,6 +6,7 @@ use midi_ingest::job::exit::Result;
 use tch::Tensor;
 
 use super::channel_mix::ChannelMix;
+use super::linear::Adapters;
 use super::parameters::Parameters;
 use super::resets::Resets;
 use super::state::LayerState;
@@ -64,13 +65,13 @@ impl<'a> From<&'a LayerState> for Before<'a> {
 }
 
 impl Block {
-    pub(super) fn of(parameters: &Parameters, layer: usize) -> Result<Self> {
+    pub(super) fn of(parameters: &Parameters, layer: usize, adapters: &Adapters) -> Result<Self> {
         Ok(Block {
             layer,
             ln1: LayerNorm::of(parameters, &format!("blocks.{layer}.ln1"))?,
             ln2: LayerNorm::of(parameters, &format!("blocks.{layer}.ln2"))?,
-            att: TimeMix::of(parameters, layer)?,
-            ffn: ChannelMix::of(parameters, layer)?,
+            att: TimeMix::of(parameters, layer, adapters)?,
+            ffn: ChannelMix::of(parameters, layer, adapters)?,
         })
     }
 

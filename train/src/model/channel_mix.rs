@@ -3,6 +3,7 @@
 use midi_ingest::job::exit::Result;
 use tch::Tensor;
 
+use super::linear::{Adapters, Linear};
 use super::parameters::Parameters;
 use super::resets::Resets;
 use super::time_mix::shifted;
@@ -11,22 +12,23 @@ use super::time_mix::shifted;
 #[derive(Debug)]
 pub(super) struct ChannelMix {
     mix: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Linear,
+    value: Linear,
 }
 
 impl ChannelMix {
-    pub(super) fn of(parameters: &Parameters, layer: usize) -> Result<Self> {
-        let get = |name: &str| parameters.get(&format!("blocks.{layer}.ffn.{name}")).map(Tensor::shallow_clone);
-        Ok(ChannelMix { mix: get("x_k")?, key: get("key.weight")?, value: get("value.weight")? })
+    pub(super) fn of(parameters: &Parameters, layer: usize, adapters: &Adapters) -> Result<Self> {
+        let mix = parameters.get(&format!("blocks.{layer}.ffn.x_k"))?.shallow_clone();
+        let linear = |name: &str| Linear::of(parameters, format!("blocks.{layer}.ffn.{name}"), adapters);
+        Ok(ChannelMix { mix, key: linear("key")?, value: linear("value")? })
     }
 
     /// `x` [B, T, D] after ln2, `before` the row before its first [B, D] (none: zeros), `resets` where the row
     /// before counts as zeros. Returns the output and the last row of `x`.
     pub(super) fn forward(&self, x: &Tensor, before: Option<&Tensor>, resets: Option<&Resets>) -> (Tensor, Tensor) {
         let mixed = x.addcmul(&(shifted(x, before, resets) - x), &self.mix);
-        let inside = mixed.linear(&self.key, None::<&Tensor>).relu();
-        let out = inside.square().linear(&self.value, None::<&Tensor>);
+        let inside = self.key.forward(&mixed).relu();
+        let out = self.value.forward(&inside.square());
         (out, x.select(1, -1))
     }
 }

@@ -8,7 +8,11 @@ mod block;
 #[cfg(feature = "torch")]
 mod channel_mix;
 #[cfg(feature = "torch")]
+mod dropout;
+#[cfg(feature = "torch")]
 pub mod init;
+#[cfg(feature = "torch")]
+mod linear;
 #[cfg(feature = "torch")]
 mod parameters;
 #[cfg(feature = "torch")]
@@ -23,11 +27,13 @@ mod time_mix;
 pub use shape::Shape;
 
 #[cfg(feature = "torch")]
+pub use linear::{LORA_A, LORA_B};
+#[cfg(feature = "torch")]
 pub use parameters::Parameters;
 #[cfg(feature = "torch")]
 pub use resets::Resets;
 #[cfg(feature = "torch")]
-pub use rwkv7::Rwkv7;
+pub use rwkv7::{LoraTerms, Rwkv7, is_tuning, time_state_name};
 #[cfg(feature = "torch")]
 pub use state::{LayerState, State};
 #[cfg(feature = "torch")]

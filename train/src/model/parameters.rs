@@ -61,6 +61,12 @@ impl Parameters {
         self.entries.is_empty()
     }
 
+    /// Those whose name `takes` takes, in order; they share storage and gradients with these.
+    pub fn only(&self, takes: impl Fn(&str) -> bool) -> Self {
+        let taken = self.iter().filter(|(name, _)| takes(name));
+        taken.map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).collect()
+    }
+
     /// Makes every tensor a leaf whose gradient is collected, or not.
     pub fn set_trainable(&mut self, trainable: bool) {
         for (_, tensor) in &mut self.entries {

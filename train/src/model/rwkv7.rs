@@ -7,20 +7,51 @@ use midi_ingest::job::exit::{Error, Result};
 use tch::{Kind, Tensor, no_grad};
 
 use super::block::{Before, Block, LayerNorm};
+use super::dropout::Dropout;
+use super::linear::{Adapters, LORA_A, LORA_B};
 use super::parameters::Parameters;
 use super::resets::Resets;
 use super::shape::Shape;
 use super::state::State;
 use super::time_mix::Stages;
+use crate::data::Batch;
 use crate::fault;
 use crate::wkv::WkvBackend;
+
+/// How adapters work.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LoraTerms {
+    /// α / r.
+    pub scale: f64,
+    /// The share of their input that becomes zero in training.
+    pub dropout: f64,
+    /// Seed of the dropout.
+    pub seed: u64,
+}
+
+/// The name of a layer's tuned state, [H, 64, 64].
+pub fn time_state_name(layer: usize) -> String {
+    format!("blocks.{layer}{TIME_STATE}")
+}
+
+const TIME_STATE: &str = ".att.time_state";
+
+/// Whether a parameter is none of the network, but of its tuning.
+pub fn is_tuning(name: &str) -> bool {
+    [TIME_STATE, LORA_A, LORA_B].iter().any(|end| name.ends_with(end))
+}
 
 /// RWKV-7 on given parameters.
 #[derive(Debug)]
 pub struct Rwkv7 {
     shape: Shape,
     parameters: Parameters,
+    /// Those of `parameters` that collect gradients.
+    trained: Parameters,
     backend: Arc<dyn WkvBackend>,
+    dropout: Arc<Dropout>,
+    /// The tuned WKV state before the first token, one [H, 64, 64] a layer.
+    time_state: Option<Vec<Tensor>>,
     ln0: LayerNorm,
     blocks: Vec<Block>,
     ln_out: LayerNorm,
@@ -34,11 +65,27 @@ impl Rwkv7 {
     /// # Errors
     /// They are not those of an RWKV-7 network, or not f32: exit code 78.
     pub fn new(parameters: Parameters, backend: Arc<dyn WkvBackend>) -> Result<Self> {
-        let shape = parameters.shape()?;
-        let blocks = (0..shape.layers).map(|layer| Block::of(&parameters, layer)).collect::<Result<_>>()?;
+        Self::tuned(parameters, backend, LoraTerms::default())
+    }
+
+    /// As [`Rwkv7::new`], where `parameters` may also hold tuned states (`blocks.<i>.att.time_state`, from
+    /// which every sequence then begins) and low-rank adapters ([`LORA_A`](super::LORA_A),
+    /// [`LORA_B`](super::LORA_B)), which work on `terms`.
+    ///
+    /// # Errors
+    /// As [`Rwkv7::new`].
+    pub fn tuned(parameters: Parameters, backend: Arc<dyn WkvBackend>, terms: LoraTerms) -> Result<Self> {
+        let shape = parameters.only(|name| !is_tuning(name)).shape()?;
+        let dropout = Arc::new(Dropout::new(terms.dropout, terms.seed));
+        let adapters = Adapters { scale: terms.scale, dropout: Arc::clone(&dropout) };
+        let blocks = (0..shape.layers).map(|layer| Block::of(&parameters, layer, &adapters)).collect::<Result<_>>()?;
+        let state = |layer| parameters.find(&time_state_name(layer)).map(Tensor::shallow_clone);
         Ok(Rwkv7 {
             shape,
+            trained: Parameters::new(),
             backend,
+            dropout,
+            time_state: (0..shape.layers).map(state).collect(),
             ln0: LayerNorm::of(&parameters, "blocks.0.ln0")?,
             blocks,
             ln_out: LayerNorm::of(&parameters, "ln_out")?,
@@ -68,9 +115,29 @@ impl Rwkv7 {
         &self.head
     }
 
-    /// Makes all parameters trainable, so that a backward pass leaves their gradients.
+    /// Makes all parameters trainable, so that a backward pass leaves their gradients, or none.
     pub fn set_trainable(&mut self, trainable: bool) {
-        self.parameters.set_trainable(trainable);
+        self.train_only(|_| trainable);
+    }
+
+    /// Makes the parameters that `trains` names trainable, and no others.
+    pub fn train_only(&mut self, trains: impl Fn(&str) -> bool) {
+        self.parameters.set_trainable(false);
+        self.trained = self.parameters.only(trains);
+        self.trained.set_trainable(true);
+    }
+
+    /// The trainable parameters; they share memory with the network.
+    pub fn trained(&self) -> &Parameters {
+        &self.trained
+    }
+
+    /// Turns the adapters' dropout on, for `batch` at `step`, or off.
+    pub fn set_dropout(&self, at: Option<(u64, &Batch)>) {
+        match at {
+            Some((step, batch)) => self.dropout.turn_on(step, batch),
+            None => self.dropout.turn_off(),
+        }
     }
 
     /// Training's forward pass: ids [B, T] (i64) to logits [B, T, V]. `time_state`, one [H, 64, 64] a
@@ -111,7 +178,8 @@ impl Rwkv7 {
         stages: Option<Stages<'_>>,
     ) -> Result<(Tensor, State)> {
         let batch = ids.size2().map_err(fault::torch)?.0;
-        let expanded = time_state.map(|layers| self.expand(layers, batch)).transpose()?;
+        let expanded =
+            time_state.or(self.time_state.as_deref()).map(|layers| self.expand(layers, batch)).transpose()?;
         let before = |layer: usize| Before {
             wkv: expanded.as_ref().map(|layers: &Vec<Tensor>| &layers[layer]),
             ..Before::default()
@@ -163,7 +231,11 @@ impl Rwkv7 {
         {
             return Err(Error::bug(format!("a state of {} sequences for {batch}", state.batch())));
         }
-        let before: Vec<Before<'_>> = match state {
+        let begin = match (state, &self.time_state) {
+            (None, Some(tuned)) => Some(State::of_time_state(self.shape, tuned, batch as usize)?),
+            _ => None,
+        };
+        let before: Vec<Before<'_>> = match state.or(begin.as_ref()) {
             Some(state) => state.layers.iter().map(Before::from).collect(),
             None => vec![Before::default(); self.blocks.len()],
         };

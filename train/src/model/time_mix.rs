@@ -5,6 +5,7 @@ use std::sync::Arc;
 use midi_ingest::job::exit::Result;
 use tch::{Kind, Tensor};
 
+use super::linear::{Adapters, Linear};
 use super::parameters::Parameters;
 use super::resets::Resets;
 use super::shape::HEAD;
@@ -30,10 +31,10 @@ pub(super) struct TimeMix {
     k_k: Tensor,
     k_a: Tensor,
     r_k: Tensor,
-    receptance: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
+    receptance: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
     norm_weight: Tensor,
     norm_bias: Tensor,
 }
@@ -72,10 +73,11 @@ pub(super) struct Mixed {
 pub type Stages<'a> = &'a mut dyn FnMut(&str, &Tensor);
 
 impl TimeMix {
-    pub(super) fn of(parameters: &Parameters, layer: usize) -> Result<Self> {
+    pub(super) fn of(parameters: &Parameters, layer: usize, adapters: &Adapters) -> Result<Self> {
         let prefix = format!("blocks.{layer}.att.");
         let get = |name: &str| parameters.get(&format!("{prefix}{name}")).map(Tensor::shallow_clone);
         let pair = |letter, biased| LowRankPair::of(parameters, &prefix, letter, biased);
+        let linear = |name: &str| Linear::of(parameters, format!("{prefix}{name}"), adapters);
         let r_k = get("r_k")?;
         Ok(TimeMix {
             layer,
@@ -88,10 +90,10 @@ impl TimeMix {
             k_k: get("k_k")?,
             k_a: get("k_a")?,
             r_k,
-            receptance: get("receptance.weight")?,
-            key: get("key.weight")?,
-            value: get("value.weight")?,
-            output: get("output.weight")?,
+            receptance: linear("receptance")?,
+            key: linear("key")?,
+            value: linear("value")?,
+            output: linear("output")?,
             norm_weight: get("ln_x.weight")?,
             norm_bias: get("ln_x.bias")?,
         })
@@ -116,12 +118,11 @@ impl TimeMix {
         let delta = shifted(x, before, resets) - x;
         let [x_r, x_w, x_k, x_v, x_a, x_g] = self.mixes.each_ref().map(|mix| x.addcmul(&delta, mix));
 
-        let matrix = |x: &Tensor, weight: &Tensor| x.linear(weight, None::<&Tensor>);
-        let r = matrix(&x_r, &self.receptance);
+        let r = self.receptance.forward(&x_r);
         // ŵ = −softplus(−ω) − ½, and −softplus(−ω) is the logarithm of the sigmoid of ω.
         let w = self.w.apply(&x_w, |inside| inside.tanh()).log_sigmoid() - 0.5;
-        let k_0 = matrix(&x_k, &self.key);
-        let v_own = matrix(&x_v, &self.value);
+        let k_0 = self.key.forward(&x_k);
+        let v_own = self.value.forward(&x_v);
         let (v, v_first) = match v_first {
             Some(v_first) => {
                 let towards = self.v.apply(&x_v, |inside| inside).sigmoid();
@@ -156,7 +157,7 @@ impl TimeMix {
             .view([batch, time, self.heads, HEAD as i64]);
         let strength = (&r_h * &k_h * &self.r_k).sum_dim_intlist([-1i64].as_slice(), true, None::<Kind>);
         let mixed = normed.addcmul(&strength, &v_h).view([batch, time, width]);
-        let out = matrix(&(mixed * &g), &self.output);
+        let out = self.output.forward(&(mixed * &g));
 
         if let Some(stages) = stages {
             let bonus = (&strength * &v_h).view([batch, time, width]);

@@ -1,0 +1,180 @@
+//! Tuning on a base that stays as it is: the first state, and low-rank adapters.
+#![cfg(feature = "torch")]
+
+#[path = "support/data_set.rs"]
+#[allow(dead_code)]
+mod data_set;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use data_set::{experiment, ingest};
+use midi_ingest::job::exit::{Exit, Result};
+use midi_ingest::job::{Experiment, Progress, Shutdown};
+use midi_ingest::store::Store;
+use midi_train::checkpoint::{Checkpoints, Loaded, open_model, write_merged};
+use midi_train::metrics::Line;
+use midi_train::model::{Rwkv7, is_tuning};
+use midi_train::trainer::{self, Finished};
+use midi_train::wkv::CpuWkv;
+use tch::{Device, Kind, Tensor};
+
+/// A base, and a model of every way to tune it.
+fn models(out: &Path, sets: &[&str]) -> Experiment {
+    let tuned = |name: &str, mode: &str| {
+        [
+            format!("train.{name}.mode={mode}"),
+            format!("train.{name}.base=small"),
+            format!("train.{name}.steps=12"),
+            format!("train.{name}.global-batch=8"),
+            format!("train.{name}.micro-batch=4"),
+            format!("train.{name}.threads=1"),
+            format!("train.{name}.log-every-steps=4"),
+            format!("train.{name}.checkpoint.every-steps=4"),
+            format!("train.{name}.model.layers=2"),
+            format!("train.{name}.model.width=64"),
+            format!("train.{name}.schedule.lr=0.05"),
+            format!("train.{name}.schedule.lr-final=0.01"),
+            format!("train.{name}.schedule.warmup-steps=0"),
+        ]
+    };
+    let mut all: Vec<String> = tuned("state", "state").into_iter().chain(tuned("lora", "lora")).collect();
+    all.extend(["train.lora.lora.r=4", "train.lora.lora.alpha=8", "train.lora.lora.dropout=0.1"].map(str::to_owned));
+    all.extend(["train.lora.schedule.lr=0.01", "train.small.threads=1"].map(str::to_owned));
+    all.extend(sets.iter().map(|set| (*set).to_owned()));
+    experiment(out, &all.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn run(experiment: &Experiment, name: &str) -> Result<Finished> {
+    trainer::run(experiment, name, &Progress::silent(), &Shutdown::manual())
+}
+
+fn store(out: &Path) -> Store {
+    Store::open(out.to_str().expect("utf-8")).expect("opens")
+}
+
+fn load(out: &Path, name: &str, step: u64) -> Loaded {
+    Checkpoints::new(store(out), &format!("train/{name}")).load(step).expect("loads")
+}
+
+fn open(out: &Path, name: &str) -> Rwkv7 {
+    let uri = out.join(name);
+    let backend = Arc::new(CpuWkv::new(Some(1)).expect("starts"));
+    open_model(uri.to_str().expect("utf-8"), backend, &mut |_| ()).expect("opens").0
+}
+
+fn losses(out: &Path, name: &str) -> Vec<f64> {
+    let text = std::fs::read_to_string(out.join(format!("train/{name}/metrics.jsonl"))).expect("a log");
+    text.lines().map(|line| serde_json::from_str::<Line>(line).expect("a line").loss).collect()
+}
+
+fn logits(model: &Rwkv7) -> Tensor {
+    let ids = (Tensor::arange(30, (Kind::Int64, Device::Cpu)) * 7).remainder(20).reshape([2, 15]);
+    model.prefill_all(&ids, None).expect("runs").0
+}
+
+#[test]
+fn both_ways_learn_leave_the_base_alone_and_open_with_it() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path();
+    ingest(out, "v1");
+    let all = models(out, &[]);
+    let error = run(&all, "state").expect_err("there is no base yet");
+    assert_eq!(error.exit(), Exit::Mismatch, "{error}");
+    run(&all, "small").expect("trains the base");
+    let base = logits(&open(out, "train/small"));
+    for (name, trained) in [("state", 2), ("lora", 2 * 6 * 2 + 2 * 6 + 4)] {
+        let finished = run(&all, name).expect("tunes");
+        assert_eq!(finished.summary.step, 12);
+        let curve = losses(out, name);
+        assert!(curve.last() < curve.first(), "{name}: {curve:?}");
+        let saved = load(out, name, 12);
+        assert_eq!(saved.parameters.len(), trained, "{name}: a checkpoint holds what was trained and nothing else");
+        assert_eq!(saved.moments.len(), 2 * trained);
+        let model = open(out, &format!("train/{name}"));
+        assert!(!logits(&model).allclose(&base, 1e-3, 1e-3, false), "{name} is not its base");
+        assert!(logits(&open(out, &format!("train/{name}/step-00000012"))).equal(&logits(&model)));
+        let kept = model.parameters().iter().filter(|(n, _)| !is_tuning(n) && !n.contains("ln"));
+        let before = load(out, "small", 40).parameters;
+        for (n, tensor) in kept {
+            assert!(tensor.equal(before.get(n).expect("there")), "{name} changed {n}");
+        }
+    }
+    assert!(logits(&open(out, "train/small")).equal(&base));
+}
+
+#[test]
+fn a_stopped_tuning_goes_on_bit_for_bit() {
+    let (whole, parts) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+    for folder in [&whole, &parts] {
+        ingest(folder.path(), "v1");
+        run(&models(folder.path(), &["train.small.steps=4"]), "small").expect("trains");
+    }
+    for name in ["state", "lora"] {
+        run(&models(whole.path(), &["train.small.steps=4"]), name).expect("tunes");
+        run(&models(parts.path(), &["train.small.steps=4"]), name).expect("tunes");
+        // As if it had been killed after step 8: its last checkpoint never came to be.
+        std::fs::remove_dir_all(parts.path().join(format!("train/{name}/step-00000012"))).expect("removes");
+        std::fs::remove_file(parts.path().join(format!("train/{name}/summary.json"))).expect("removes");
+        run(&models(parts.path(), &["train.small.steps=4"]), name).expect("goes on");
+        let (a, b) = (load(whole.path(), name, 12), load(parts.path(), name, 12));
+        for (n, tensor) in a.parameters.iter().chain(a.moments.iter()) {
+            let other = b.parameters.find(n).or_else(|| b.moments.find(n)).expect("there");
+            assert!(tensor.equal(other), "{name}: {n}");
+        }
+    }
+}
+
+#[test]
+fn adapters_merged_into_the_weights_compute_the_same() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path();
+    ingest(out, "v1");
+    let all = models(out, &["train.small.steps=4"]);
+    run(&all, "small").expect("trains");
+    run(&all, "lora").expect("tunes");
+    run(&all, "state").expect("tunes");
+    let uri = out.join("train/lora");
+    let backend = || Arc::new(CpuWkv::new(Some(1)).expect("starts"));
+    let (model, commit) = open_model(uri.to_str().expect("utf-8"), backend(), &mut |_| ()).expect("opens");
+    write_merged(&model, &commit, &out.join("merged")).expect("merges");
+    let (plain, tuned) = (open(out, "merged"), logits(&model));
+    assert_eq!(plain.parameters().len(), plain.shape().parameters().len());
+    assert!(logits(&plain).allclose(&tuned, 1e-4, 1e-5, false));
+    let again = write_merged(&model, &commit, &out.join("merged")).expect_err("is there");
+    assert_eq!(again.exit(), Exit::Mismatch);
+    let uri = out.join("train/state");
+    let (model, commit) = open_model(uri.to_str().expect("utf-8"), backend(), &mut |_| ()).expect("opens");
+    let error = write_merged(&model, &commit, &out.join("other")).expect_err("no adapters");
+    assert!(error.to_string().contains("cannot be merged"), "{error}");
+    assert!(!out.join("other").exists());
+}
+
+#[test]
+fn another_base_or_shape_is_refused_with_both_named() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path();
+    ingest(out, "v1");
+    run(&models(out, &["train.small.steps=4"]), "small").expect("trains");
+    let error = run(&models(out, &["train.lora.model.layers=3"]), "lora").expect_err("another shape");
+    assert_eq!(error.exit(), Exit::Mismatch);
+    assert!(error.to_string().contains("L2 D64") && error.to_string().contains("L3 D64"), "{error}");
+    run(&models(out, &["train.small.steps=4"]), "lora").expect("tunes");
+    std::fs::remove_dir_all(out.join("train/small")).expect("removes");
+    run(&models(out, &["train.small.steps=4", "train.small.schedule.lr=0.002"]), "small").expect("trains another");
+    let uri = out.join("train/lora");
+    let backend = Arc::new(CpuWkv::new(Some(1)).expect("starts"));
+    let error = open_model(uri.to_str().expect("utf-8"), backend, &mut |_| ()).expect_err("the base changed");
+    assert_eq!(error.exit(), Exit::Mismatch);
+    assert!(error.to_string().contains("is not the base"), "{error}");
+    for (sets, text) in [
+        (["train.small.base=x", "a=1"], "`base` is for the modes"),
+        (["train.state.data.pack=true", "a=1"], "data.pack"),
+        (["train.lora.lora.r=0", "a=1"], "lora.r"),
+    ] {
+        let name = sets[0].split('.').nth(1).expect("a name");
+        let error = run(&models(out, &sets[..1]), name).expect_err("refused");
+        assert_eq!(error.exit(), Exit::Mismatch);
+        assert!(error.to_string().contains(text), "{error}");
+    }
+}
