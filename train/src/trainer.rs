@@ -105,11 +105,13 @@ fn run_rank(
     }
     let summary_name = format!("{folder}/{}", Summary::FILE);
     let begun_at = loaded.as_ref().map_or(0, |loaded| loaded.commit.step);
+    // Read before the ranks agree to begin: afterwards the first one may write it while another still looks.
+    let done = match begun_at >= plan.steps {
+        true => Summary::read(&store, &summary_name)?.filter(|summary| summary.key == plan.key),
+        false => None,
+    };
     agree_on_start(group, begun_at, &plan)?;
-    if begun_at >= plan.steps
-        && let Some(summary) = Summary::read(&store, &summary_name)?
-        && summary.key == plan.key
-    {
+    if let Some(summary) = done {
         progress.note(&format!("nothing to do: {summary}"));
         return Ok(Finished { summary, already: true });
     }
@@ -269,11 +271,13 @@ impl Run<'_> {
             let batches = self.micro_batches(&order, number)?;
             let taken = step(&mut self.model, &mut self.optimizer, &self.config.optimizer, &batches, lr, self.group);
             let report = match taken {
-                Ok(report) => report,
-                Err(error) => self.skip(error, &order, (number, saved), progress)?,
+                Ok(report) => Some(report),
+                Err(error) => self.skip(error, &order, (number, saved), progress).map(|()| None)?,
             };
-            window.add(&report);
-            self.tokens += report.tokens;
+            if let Some(report) = &report {
+                window.add(report);
+                self.tokens += report.tokens;
+            }
             let done = number + 1;
             let last = done == self.plan.steps;
             let due = |every: u64| done.is_multiple_of(every) || last;
@@ -281,8 +285,11 @@ impl Run<'_> {
             let validate = self.config.valid_every_steps.map_or(last, due);
             let valid_loss = if validate { self.validate()? } else { None };
             self.valid_loss = valid_loss.or(self.valid_loss);
-            if due(self.config.log_every_steps) || valid_loss.is_some() {
-                self.write_line(&window, &report, lr, valid_loss)?;
+            // A step that was left out has no loss to write; the time that it took is in the next line's rate.
+            if let Some(report) = &report
+                && (due(self.config.log_every_steps) || valid_loss.is_some())
+            {
+                self.write_line(&window, report, lr, valid_loss)?;
                 window = Window::default();
                 progress.message(&self.message());
             }
@@ -314,13 +321,7 @@ impl Run<'_> {
 
     /// Leaves a step out that was not finite, if the budget allows it; `number` is the step's, `saved` that of the
     /// newest checkpoint. Either way its samples are written down.
-    fn skip(
-        &mut self,
-        error: Error,
-        order: &Order,
-        (number, saved): (u64, u64),
-        progress: &Progress,
-    ) -> Result<StepReport> {
+    fn skip(&mut self, error: Error, order: &Order, (number, saved): (u64, u64), progress: &Progress) -> Result<()> {
         if error.exit() != Exit::Diverged {
             return Err(error);
         }
@@ -343,7 +344,7 @@ impl Run<'_> {
             "step {number} is left out ({} of {}): {error}; its samples are in `{shown}`",
             self.skipped, self.config.skip_nonfinite
         ));
-        Ok(StepReport { cross_entropy: 0.0, targets: 0, tokens: 0, grad_norm: 0.0 })
+        Ok(())
     }
 
     /// The loss over the validation split, in nats a target; none if it has no target.
