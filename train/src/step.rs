@@ -100,3 +100,63 @@ fn tensors(batch: &Batch) -> (Tensor, Tensor) {
     let size = [batch.rows as i64, batch.columns as i64];
     (Tensor::from_slice(&batch.ids).reshape(size), Tensor::from_slice(&batch.labels).reshape(size))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::dist::store::Server;
+    use crate::dist::{Limits, RankEnv, rendezvous};
+    use crate::model::init::init;
+    use crate::model::{Parameters, Shape};
+    use crate::wkv::CpuWkv;
+
+    fn network(poisoned: bool) -> Rwkv7 {
+        let parameters = init(Shape::new(2, 64, 20).expect("fits"), 3);
+        if poisoned {
+            let _ = no_grad(|| parameters.get("head.weight").expect("is there").shallow_clone().fill_(f64::NAN));
+        }
+        let mut model = Rwkv7::new(parameters, Arc::new(CpuWkv::new(Some(1)).expect("starts"))).expect("fits");
+        model.set_trainable(true);
+        model
+    }
+
+    fn copies(parameters: &Parameters) -> Vec<Tensor> {
+        parameters.iter().map(|(_, tensor)| tensor.detach().copy()).collect()
+    }
+
+    #[test]
+    fn what_one_rank_finds_stops_both_before_the_update() {
+        let config = OptimizerConfig::default();
+        for shard in [false, true] {
+            let server = Server::local().expect("serves");
+            let port = server.port();
+            std::thread::scope(|scope| {
+                for rank in 0..2 {
+                    let config = config.clone();
+                    scope.spawn(move || {
+                        let host = "127.0.0.1".to_owned();
+                        let env = RankEnv { rank, world: 2, host, port, served: true, ..RankEnv::alone() };
+                        let time = Duration::from_secs(60);
+                        let ranks = rendezvous::join(&env, time).expect("meets");
+                        let mut group = Group::new(ranks, Limits { first: time, later: time });
+                        let mut model = network(rank == 1);
+                        let optimizer = AdamW::new(config.clone(), model.parameters());
+                        let mut optimizer = if shard { optimizer.into_shard(&group) } else { optimizer };
+                        let ids = vec![1, 5, 9, 2];
+                        let batch = Batch { rows: 1, columns: 4, labels: vec![5, 9, 2, 7], ids, targets: 4, tokens: 4 };
+                        let before = copies(model.parameters());
+                        let error = step(&mut model, &mut optimizer, &config, &[batch], 0.1, &mut group);
+                        assert_eq!(error.expect_err("is not finite").exit(), Exit::Diverged, "rank {rank}");
+                        assert_eq!(optimizer.updates(), 0);
+                        let after = copies(model.parameters());
+                        let same = |(a, b): (&Tensor, &Tensor)| a.allclose(b, 0.0, 0.0, true);
+                        assert!(before.iter().zip(&after).all(same), "rank {rank}");
+                    });
+                }
+            });
+        }
+    }
+}

@@ -82,18 +82,17 @@ impl RankEnv {
     /// A family is set in part, or a value makes no sense: exit code 78.
     pub fn resolve(variables: &BTreeMap<String, String>) -> Result<Self> {
         let env = Variables(variables);
-        let found =
-            if env.get("RANK").is_some() || env.get("WORLD_SIZE").is_some() || env.get("LOCAL_RANK").is_some() {
-                env.torch()?
-            } else if env.get("SLURM_STEP_ID").is_some() && env.get("SLURM_PROCID").is_some() {
-                env.slurm()?
-            } else if env.get("OMPI_COMM_WORLD_RANK").is_some() || env.get("OMPI_COMM_WORLD_SIZE").is_some() {
-                env.mpi("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", Some("OMPI_COMM_WORLD_LOCAL_RANK"))?
-            } else if env.get("PMI_RANK").is_some() || env.get("PMI_SIZE").is_some() {
-                env.mpi("PMI_RANK", "PMI_SIZE", None)?
-            } else {
-                RankEnv::alone()
-            };
+        let found = if env.get("RANK").is_some() || env.get("WORLD_SIZE").is_some() || env.get("LOCAL_RANK").is_some() {
+            env.torch()?
+        } else if env.get("SLURM_STEP_ID").is_some() && env.get("SLURM_PROCID").is_some() {
+            env.slurm()?
+        } else if env.get("OMPI_COMM_WORLD_RANK").is_some() || env.get("OMPI_COMM_WORLD_SIZE").is_some() {
+            env.mpi("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", Some("OMPI_COMM_WORLD_LOCAL_RANK"))?
+        } else if env.get("PMI_RANK").is_some() || env.get("PMI_SIZE").is_some() {
+            env.mpi("PMI_RANK", "PMI_SIZE", None)?
+        } else {
+            RankEnv::alone()
+        };
         if found.world == 0 || found.rank >= found.world {
             return Err(Error::mismatch(format!("rank {} of {} processes cannot be", found.rank, found.world)));
         }
