@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use midi_ingest::job::Exit;
@@ -76,7 +76,7 @@ struct Ended {
     asked: bool,
 }
 
-fn run_stage(planned: &StagePlan, program: &PathBuf, signals: &Signals, err: &mut dyn Write) -> Result<Ended> {
+fn run_stage(planned: &StagePlan, program: &Path, signals: &Signals, err: &mut dyn Write) -> Result<Ended> {
     let mut again = 0;
     loop {
         let mut ranks = Ranks::start(program, &planned.arguments, planned.processes, again)?;
