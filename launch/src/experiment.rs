@@ -89,17 +89,23 @@ impl Experiment {
         toml::to_string(self).map_err(|e| Error::bug("the experiment cannot be written as TOML").because(e))
     }
 
-    /// What no single table can check: the names that tables use of one another.
+    /// What no single key can check: the names that tables use of one another, and how a batch is shared.
     fn check(&self) -> Result<()> {
         if self.ingest.is_none() && self.train.is_empty() && self.eval.is_none() {
             return Err(Error::mismatch("the experiment has no stage")
                 .hint("give it `[ingest]`, `[train.NAME]` or `[eval]`; `configs/demo.toml` has all three"));
         }
-        for model in self.train.keys() {
+        for (model, train) in &self.train {
             let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
             if model.is_empty() || model.len() > 40 || !model.chars().all(fits) {
                 return Err(Error::mismatch(format!(
                     "the model name `{model}` in `[train]` must be 1 to 40 letters, digits, `-` or `_`"
+                )));
+            }
+            let (batch, nproc) = (train.global_batch, train.dist.nproc);
+            if nproc == 0 || !batch.is_multiple_of(nproc) {
+                return Err(Error::mismatch(format!(
+                    "`train.{model}.dist.nproc` is {nproc}; it must be a divisor of `global-batch`, which is {batch}"
                 )));
             }
         }
@@ -201,6 +207,18 @@ comparisons = [["copy", "small"]]
             let error = parse(SMALL, &[set]).expect_err(set);
             assert_eq!(error.exit(), Exit::Mismatch);
             assert!(error.to_string().ends_with(&format!("hint: did you mean `{hint}`?")), "{error}");
+        }
+    }
+
+    #[test]
+    fn processes_share_a_global_batch_evenly() {
+        let sets = |nproc| ["train.small.global-batch=8".to_owned(), format!("train.small.dist.nproc={nproc}")];
+        let parsed = |nproc| parse(SMALL, &sets(nproc).each_ref().map(String::as_str));
+        assert!([1, 2, 8].into_iter().all(|nproc| parsed(nproc).is_ok()));
+        for nproc in [0, 3, 16] {
+            let error = parsed(nproc).expect_err("no divisor");
+            assert_eq!(error.exit(), Exit::Mismatch);
+            assert!(error.to_string().starts_with(&format!("`train.small.dist.nproc` is {nproc}; it must")), "{error}");
         }
     }
 

@@ -165,13 +165,13 @@ fn a_training_of_several_processes_is_started_as_torchrun_would() {
     let sandbox = Sandbox::with_stages();
     let told = "echo \"$RANK/$WORLD_SIZE $LOCAL_RANK/$LOCAL_WORLD_SIZE $MASTER_ADDR $TORCHELASTIC_USE_AGENT_STORE\" >> told.log";
     sandbox.stage("midi-train", told);
-    let arguments = ["run", "demo.toml", "--only", "train", "--set", "train.demo.dist.nproc=3"];
+    let arguments = ["run", "demo.toml", "--only", "train", "--set", "train.demo.dist.nproc=4"];
     let run = sandbox.run(&arguments);
     assert_eq!(run.status.code(), Some(0), "{}", whole(&run));
     let text = fs_err::read_to_string(sandbox.path("told.log")).expect("told");
     let mut lines: Vec<&str> = text.lines().collect();
     lines.sort_unstable();
-    assert_eq!(lines, ["0/3 0/3 127.0.0.1 True", "1/3 1/3 127.0.0.1 True", "2/3 2/3 127.0.0.1 True"]);
+    assert_eq!(lines, (0..4).map(|rank| format!("{rank}/4 {rank}/4 127.0.0.1 True")).collect::<Vec<_>>());
     // The others say that a peer is lost; the cause is passed on.
     sandbox.stage("midi-train", "test $RANK = 1 && exit 65; exit 10");
     assert_eq!(sandbox.run(&arguments).status.code(), Some(65));

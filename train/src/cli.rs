@@ -12,8 +12,11 @@ use midi_ingest::job::{Experiment, Progress, Shutdown};
 use midi_train::checkpoint::{open_model, write_merged};
 use midi_train::config::TrainConfig;
 use midi_train::dist::{Group, Limits, RankEnv, rendezvous};
+use midi_train::format;
 use midi_train::trainer;
+use midi_train::tuning::merged;
 use midi_train::wkv::{Reference, WkvBackend};
+use tch::Kind;
 
 /// Trains RWKV-7 on the shards that midi-ingest made.
 #[derive(Debug, Parser)]
@@ -50,12 +53,32 @@ enum Command {
         #[arg(short, long, value_name = "DIR")]
         output: PathBuf,
     },
-    /// Print what a checkpoint holds
+    /// Convert weights between .safetensors, .pth (PyTorch) and .bin (rwkv.cpp)
+    Convert {
+        /// A file, or a checkpoint's folder, whose adapters are merged
+        #[arg(value_name = "IN")]
+        input: PathBuf,
+        /// The file to write; its extension says the format
+        #[arg(value_name = "OUT")]
+        output: PathBuf,
+        /// The numbers to write; as they are if left out (.bin: fp32)
+        #[arg(long)]
+        dtype: Option<Dtype>,
+    },
+    /// Print what a checkpoint or a file of weights holds
     Inspect {
-        /// A checkpoint's folder, or a folder of checkpoints, of which the newest whole one is taken
+        /// A checkpoint's folder, a folder of checkpoints, of which the newest whole one is taken, or a file
         #[arg(value_name = "CHECKPOINT_DIR")]
         checkpoint: String,
     },
+}
+
+/// Kinds of number.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Dtype {
+    Fp16,
+    Fp32,
+    Bf16,
 }
 
 #[derive(Debug, clap::Args)]
@@ -99,6 +122,7 @@ pub(crate) fn run(cli: &Cli) -> Result<String> {
             Ok(plans.collect::<Result<Vec<_>>>()?.join("\n"))
         }
         Command::Merge { checkpoint, output } => merge(checkpoint, output),
+        Command::Convert { input, output, dtype } => convert(input, output, *dtype),
         Command::Inspect { checkpoint } => inspect(checkpoint),
     }
 }
@@ -145,12 +169,45 @@ fn of_rank(env: &RankEnv, error: Error) -> Error {
 fn merge(checkpoint: &str, output: &Path) -> Result<String> {
     let progress = Progress::stderr("train");
     let (model, commit) = open_model(checkpoint, Arc::new(Reference), &mut |text| progress.note(text))?;
-    let merged = write_merged(&model, &commit, output)?;
-    Ok(format!("{} parameters of step {} -> {}", merged.parameters, merged.step, output.display()))
+    let commit = write_merged(&model, &commit, output)?;
+    Ok(format!("{} parameters of step {} -> {}", commit.parameters, commit.step, output.display()))
+}
+
+/// The tensors of `input`, written to `output`.
+fn convert(input: &Path, output: &Path, dtype: Option<Dtype>) -> Result<String> {
+    let tensors = if input.is_dir() {
+        let progress = Progress::stderr("train");
+        let folder = input.display().to_string();
+        let (model, commit) = open_model(&folder, Arc::new(Reference), &mut |text| progress.note(text))?;
+        merged(model.parameters(), commit.tuning.map_or(0.0, |tuning| tuning.scale))?
+    } else {
+        format::read(input)?
+    };
+    let kind = dtype.map(|dtype| match dtype {
+        Dtype::Fp16 => Kind::Half,
+        Dtype::Fp32 => Kind::Float,
+        Dtype::Bf16 => Kind::BFloat16,
+    });
+    format::write(output, &tensors, kind)?;
+    Ok(format!("{} tensors in `{}`", tensors.len(), output.display()))
+}
+
+/// Names, kinds and sizes of a file's tensors.
+fn inspect_file(path: &Path) -> Result<String> {
+    let tensors = format::read(path)?;
+    let count: usize = tensors.iter().map(|(_, tensor)| tensor.numel()).sum();
+    let mut lines = vec![format!("{:<12} {count} in {} tensors", "parameters", tensors.len())];
+    lines.extend(
+        tensors.iter().map(|(name, tensor)| format!("{:<12} {name} {:?} {:?}", "tensor", tensor.kind(), tensor.size())),
+    );
+    Ok(lines.join("\n"))
 }
 
 /// Tensors, counts, step and fingerprints of a checkpoint.
 fn inspect(checkpoint: &str) -> Result<String> {
+    if Path::new(checkpoint).is_file() {
+        return inspect_file(Path::new(checkpoint));
+    }
     let backend: Arc<dyn WkvBackend> = Arc::new(Reference);
     let progress = Progress::stderr("train");
     let (model, commit) = open_model(checkpoint, backend, &mut |text| progress.note(text))?;

@@ -169,6 +169,9 @@ fn check(config: &TrainConfig) -> Result<()> {
             return refuse(key, &value, "at least 1");
         }
     }
+    if !config.global_batch.is_multiple_of(config.dist.nproc) {
+        return refuse("global-batch", &config.global_batch, "divisible by `dist.nproc`");
+    }
     if config.micro_batch.is_some_and(|micro| micro > config.global_batch) {
         return refuse("micro-batch", &config.micro_batch.unwrap_or(0), "at most `global-batch`");
     }
@@ -322,6 +325,7 @@ mod tests {
         for (set, key) in [
             ("train.m.steps=0", "steps"),
             ("train.m.dist.nproc=0", "dist.nproc"),
+            ("train.m.dist.nproc=3", "global-batch"),
             ("train.m.micro-batch=9", "micro-batch"),
             ("train.m.checkpoint.keep=1", "checkpoint.keep"),
             ("train.m.schedule.lr=-1.0", "schedule.lr"),

@@ -126,13 +126,15 @@ fn run_rank(
     }
     let summary_name = format!("{folder}/{}", Summary::FILE);
     let begun_at = loaded.as_ref().map_or(0, |loaded| loaded.commit.step);
-    agree_on_start(group, begun_at, &plan)?;
+    // Read before the ranks agree to begin: afterwards the first one may write it while another still looks.
     let best = loaded.as_ref().and_then(|loaded| loaded.commit.best);
     let over = config.early_stop.as_ref().is_some_and(|rule| rule.is_over(best));
-    if (begun_at >= plan.steps || over)
-        && let Some(summary) = Summary::read(&store, &summary_name)?
-        && summary.key == plan.key
-    {
+    let done = match begun_at >= plan.steps || over {
+        true => Summary::read(&store, &summary_name)?.filter(|summary| summary.key == plan.key),
+        false => None,
+    };
+    agree_on_start(group, begun_at, &plan)?;
+    if let Some(summary) = done {
         progress.note(&format!("nothing to do: {summary}"));
         return Ok(Finished { summary, already: true });
     }
@@ -315,11 +317,13 @@ impl Run<'_> {
             let batches = self.micro_batches(&order, number)?;
             let taken = step(&mut self.model, &mut self.optimizer, &self.config.optimizer, &batches, lr, self.group);
             let report = match taken {
-                Ok(report) => report,
-                Err(error) => self.skip(error, &order, number, progress)?,
+                Ok(report) => Some(report),
+                Err(error) => self.skip(error, &order, number, progress).map(|()| None)?,
             };
-            window.add(&report);
-            self.tokens += report.tokens;
+            if let Some(report) = &report {
+                window.add(report);
+                self.tokens += report.tokens;
+            }
             let done = number + 1;
             let at_end = done == self.plan.steps;
             let validate = self.config.valid_every_steps.map_or(at_end, |every| done.is_multiple_of(every) || at_end);
@@ -328,8 +332,11 @@ impl Run<'_> {
             self.look_for_end(valid_loss, progress);
             let last = at_end || self.over;
             let due = |every: u64| done.is_multiple_of(every) || last;
-            if due(self.config.log_every_steps) || valid_loss.is_some() {
-                self.write_line(&window, &report, lr, valid_loss)?;
+            // A step that was left out has no loss to write; the time that it took is in the next line's rate.
+            if let Some(report) = &report
+                && (due(self.config.log_every_steps) || valid_loss.is_some())
+            {
+                self.write_line(&window, report, lr, valid_loss)?;
                 window = Window::default();
                 progress.message(&self.message());
             }
@@ -369,7 +376,7 @@ impl Run<'_> {
 
     /// Leaves step `number` out, which was not finite, if the budget allows it. Either way its samples are written
     /// down.
-    fn skip(&mut self, error: Error, order: &Order, number: u64, progress: &Progress) -> Result<StepReport> {
+    fn skip(&mut self, error: Error, order: &Order, number: u64, progress: &Progress) -> Result<()> {
         if error.exit() != Exit::Diverged {
             return Err(error);
         }
@@ -394,7 +401,7 @@ impl Run<'_> {
             "step {number} is left out ({} of {}): {error}; its samples are in `{shown}`",
             self.skipped, self.config.skip_nonfinite
         ));
-        Ok(StepReport { cross_entropy: 0.0, targets: 0, tokens: 0, positions: 0, grad_norm: 0.0 })
+        Ok(())
     }
 
     /// The loss over the validation split, in nats a target; none if it has no target.

@@ -206,6 +206,15 @@ fn a_signal_to_one_rank_stops_both_and_the_run_goes_on() {
     assert_eq!(steps(folder.path()).last(), Some(&60));
 }
 
+/// What one process alone leaves in the file `name` when it diverges.
+fn list_of_one(sets: &[&str], name: &str) -> serde_json::Value {
+    let folder = folder();
+    let output = command(folder.path(), sets).output().expect("runs");
+    assert_eq!(output.status.code(), Some(70), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = fs_err::read(folder.path().join("run/train/small").join(name)).expect("is there");
+    serde_json::from_slice(&text).expect("json")
+}
+
 #[test]
 fn divergence_stops_both_before_the_update_and_lists_the_samples() {
     let folder = folder();
@@ -219,15 +228,20 @@ fn divergence_stops_both_before_the_update_and_lists_the_samples() {
     assert_eq!(list["samples"].as_array().map(Vec::len), Some(8));
     let store = Store::open(folder.path().join("run").to_str().expect("utf-8")).expect("opens");
     assert!(Checkpoints::new(store, "train/small").load(good).is_ok());
+    // One process alone had the same samples in that step.
+    let of_one = list_of_one(&sets, &format!("diverged-step-{good}.json"));
+    assert_eq!(of_one["samples"], list["samples"]);
     // With a budget the same step is left out, and the next one breaks it.
     let more = [&sets[..], &["train.small.skip-nonfinite=1"]].concat();
     let said = run(folder.path(), 2, 70, &more);
     assert!(said[0].contains("is left out (1 of 1)"), "{said:?}");
+    assert!(lines(folder.path()).iter().all(|line| line.step <= good && line.loss.is_finite() && line.loss > 0.0));
 }
 
 #[test]
 fn a_killed_and_a_stopped_rank_are_named_by_the_others() {
-    for (signal, served) in [("KILL", true), ("STOP", true), ("KILL", false)] {
+    let cases = [("KILL", true, 2), ("STOP", true, 2), ("KILL", false, 2), ("KILL", false, 0), ("STOP", false, 0)];
+    for (signal, served, victim) in cases {
         let folder = folder();
         let server = Server::local().expect("serves");
         let sets = [LONG, "train.small.dist.timeout-seconds=6"];
@@ -239,13 +253,26 @@ fn a_killed_and_a_stopped_rank_are_named_by_the_others() {
             assert!(Instant::now() < until, "{}", fs_err::read_to_string(&ranks[0].log).expect("log"));
             std::thread::sleep(Duration::from_millis(5));
         }
-        ranks[2].signal(signal);
-        for rank in [0, 1, 3] {
+        ranks[victim].signal(signal);
+        let at = format!("rank {victim} is missing at ");
+        for rank in (0..4).filter(|rank| *rank != victim) {
             let (code, said) = ranks[rank].end();
-            assert_eq!(code, Some(10), "{signal}: {said}");
-            assert!(said.contains("rank 2 is missing at ") && said.contains(", step "), "{signal}: {said}");
+            assert_eq!(code, Some(10), "{signal} {victim}: {said}");
+            assert!(said.contains(&at) && said.contains(", step "), "{signal} {victim}: {said}");
         }
     }
+}
+
+#[test]
+fn the_others_say_why_a_rank_ended() {
+    let folder = folder();
+    // A file stands where the first rank wants to put its second checkpoint.
+    fs_err::create_dir_all(folder.path().join("run/train/small")).expect("makes");
+    fs_err::write(folder.path().join("run/train/small/step-00000008"), "in the way").expect("writes");
+    let ends: Vec<_> = start(folder.path(), 2, free_port(), false, &[]).iter_mut().map(Rank::end).collect();
+    assert_eq!(ends.iter().map(|end| end.0).collect::<Vec<_>>(), [Some(74), Some(10)], "{ends:?}");
+    assert!(ends[1].1.contains("rank 0 ended (") && ends[1].1.contains("step-00000008"), "{ends:?}");
+    assert_eq!(steps(folder.path()), [4]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use midi_train::config::OptimizerConfig;
-use midi_train::format::safetensors;
+use midi_train::format::{ggml, safetensors};
 use midi_train::loss::{self, Rule};
 use midi_train::model::{Parameters, Rwkv7, State};
 use midi_train::optim::{AdamW, Schedule, clip_factor, global_norm};
@@ -389,4 +389,65 @@ fn golden_model_optimizer() {
             delta.report(&what("weights after the last step"), "rel", 5e-4);
         }
     }
+}
+
+#[test]
+fn golden_model_ggml() {
+    let Some(family) = golden::family("model") else { return };
+    let listed = std::fs::read_to_string(family.join("manifest.json")).unwrap_or_default();
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap_or_default();
+    let weights = |network: &str| File::read(&family.join(format!("{network}.safetensors"))).weights();
+    let (mut all, mut different) = (0, Vec::new());
+    for path in golden::entries(&family) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        for (suffix, half) in [("_FP16.ggml.bin", true), ("_FP32.ggml.bin", false)] {
+            let Some(network) = name.strip_suffix(suffix) else { continue };
+            let truth = std::fs::read(&path).expect("reads");
+            let parameters = weights(network);
+            all += 2;
+            if ggml::write(&parameters, half).expect("writes") != truth {
+                different.push(name.clone());
+            }
+            if ggml::write(&ggml::read(&truth, &name).expect("reads"), half).expect("writes") != truth {
+                different.push(format!("{name}, read and written"));
+            }
+        }
+    }
+    // Files that are not kept are listed with their hash.
+    for (name, record) in listed.as_object().into_iter().flatten() {
+        let Some(network) = name.strip_suffix("_FP32.ggml.bin") else { continue };
+        all += 1;
+        let bytes = ggml::write(&weights(network), false).expect("writes");
+        if record["sha256"].as_str() != Some(midi_ingest::store::sha256_hex(&bytes).as_str()) {
+            different.push(format!("{name} by its hash"));
+        }
+    }
+    if all == 0 {
+        println!("skipped: no golden data for model ggml in `{}`", family.display());
+        return;
+    }
+    golden::report("model/ggml files", all, &different);
+}
+
+#[test]
+fn golden_model_state_vector() {
+    for file in files("state vectors", |file| file.has("state") && file.get("state").dim() == 1) {
+        let Some(network) = file.name().strip_suffix("_rwkvcpp_state").map(str::to_owned) else { continue };
+        let tuned = File::read(&file.path.with_file_name(format!("{network}_state.safetensors")));
+        let shape = file_shape(&tuned);
+        let states = tuned.time_state(shape.layers).expect("a tuned state");
+        let states: Vec<Tensor> = states.iter().map(Tensor::detach).collect();
+        let vector = ggml::state_vector(&State::of_time_state(shape, &states, 1).expect("fits")).expect("one sequence");
+        let mut worst = Worst::default();
+        worst.see(absolute(&vector, file.get("state")), "the vector");
+        let back = ggml::state_of_vector(file.get("state"), shape).expect("fits");
+        for (layer, state) in states.iter().enumerate() {
+            worst.see(absolute(&back.layers[layer].wkv.squeeze_dim(0), state), format!("layer {layer} read back"));
+        }
+        worst.report(&format!("model/{} state vector", file.name()), "abs", 0.0);
+    }
+}
+
+fn file_shape(file: &File) -> midi_train::model::Shape {
+    file.weights().shape().expect("a network")
 }

@@ -28,6 +28,8 @@ const SIGKILL: i32 = signal_hook::consts::SIGKILL;
 /// Processes that run. Those that are left when it is dropped are ended.
 pub(super) struct Ranks {
     children: Vec<Child>,
+    /// See [`GRACE`].
+    grace: Duration,
     _store: Option<Server>,
 }
 
@@ -39,7 +41,7 @@ impl Ranks {
             _ => Some(Server::local().map_err(|e| Error::bug("cannot serve the store of the ranks").because(e))?),
         };
         let port = store.as_ref().map(Server::port);
-        let mut ranks = Ranks { children: Vec::new(), _store: store };
+        let mut ranks = Ranks { children: Vec::new(), grace: GRACE, _store: store };
         for rank in 0..count.max(1) {
             let mut command = Command::new(program);
             // A group of its own: Ctrl-C reaches the launcher alone and is handed on once, not twice.
@@ -88,7 +90,8 @@ impl Ranks {
                 failed = Some(Instant::now());
             }
             let late = failed.map_or(Duration::ZERO, |failed| failed.elapsed());
-            let steps = [(GRACE, SIGTERM), (GRACE + TO_SECOND, SIGTERM), (GRACE + TO_KILL, SIGKILL)];
+            let grace = self.grace;
+            let steps = [(grace, SIGTERM), (grace + TO_SECOND, SIGTERM), (grace + TO_KILL, SIGKILL)];
             if let Some((_, signal)) = steps.get(sent).filter(|(after, _)| late >= *after) {
                 self.send(&ended, *signal);
                 sent += 1;
@@ -130,6 +133,19 @@ fn weight(status: &ExitStatus) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_failure_of_one_ends_the_others_even_if_they_will_not() {
+        let script = "test $RANK = 1 && exit 65; trap '' TERM; while :; do sleep 0.05; done";
+        let arguments = ["-c".to_owned(), script.to_owned()];
+        let mut ranks = Ranks::start(Path::new("/bin/sh"), &arguments, 3, 0).expect("starts");
+        ranks.grace = Duration::from_millis(100);
+        let (status, asked) = ranks.wait(&Signals::manual()).expect("ends");
+        assert_eq!((status.code(), asked), (Some(65), false));
+        let statuses = ranks.children.iter_mut().map(|child| child.try_wait().expect("waits"));
+        let killed = statuses.filter(|status| status.is_some_and(|status| status.signal() == Some(SIGKILL))).count();
+        assert_eq!(killed, 2);
+    }
 
     #[test]
     fn the_cause_goes_before_its_consequences() {

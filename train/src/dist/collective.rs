@@ -39,25 +39,25 @@ pub trait Collective: fmt::Debug {
     /// The number of ranks.
     fn world(&self) -> usize;
 
-    /// Replaces `values` [n] by the sum over all ranks: the same bits on every rank.
+    /// Replaces `values` `[n]` by the sum over all ranks: the same bits on every rank.
     ///
     /// # Errors
     /// See [`Collective`].
     fn all_reduce(&mut self, operation: &Operation, values: &mut Tensor) -> Result<()>;
 
-    /// This rank's [`shard`] of the sum of `values` [n] over all ranks.
+    /// This rank's [`shard`] of the sum of `values` `[n]` over all ranks.
     ///
     /// # Errors
     /// See [`Collective`].
     fn reduce_scatter(&mut self, operation: &Operation, values: &Tensor) -> Result<Tensor>;
 
-    /// All of [n] from the [`shard`] that each rank holds.
+    /// All of `[n]` from the [`shard`] that each rank holds.
     ///
     /// # Errors
     /// See [`Collective`].
     fn all_gather(&mut self, operation: &Operation, part: &Tensor, whole: usize) -> Result<Tensor>;
 
-    /// Replaces `values` [n] by those of rank `root`.
+    /// Replaces `values` `[n]` by those of rank `root`.
     ///
     /// # Errors
     /// See [`Collective`].

@@ -57,6 +57,7 @@ unsafe fn taken(message: *mut c_char) -> std::result::Result<(), String> {
 pub struct Gloo {
     raw: *mut Raw,
     watch: Watch,
+    /// Whether an operation failed or the group was closed.
     failed: bool,
 }
 
@@ -88,6 +89,15 @@ impl Gloo {
         match made {
             Ok(()) => Ok(Gloo { raw, watch, failed: false }),
             Err(text) => Err(watch.lost(&operation, &text)),
+        }
+    }
+
+    /// Ends the connections. After a failure a peer may never answer, and the process is about to end: then the
+    /// group is left as it is.
+    fn close(&mut self) {
+        if !std::mem::replace(&mut self.failed, true) {
+            // SAFETY: made by `midi_gloo_new`; freed once, and not used again since the flag is set.
+            unsafe { midi_gloo_free(self.raw) };
         }
     }
 
@@ -169,18 +179,15 @@ impl Collective for Gloo {
     }
 
     fn leave(&mut self, error: &Error) {
-        self.failed = true;
+        // The connections go first, so that the others stop waiting and look for the reason while it can be read.
+        self.close();
         self.watch.leave(error);
     }
 }
 
 impl Drop for Gloo {
     fn drop(&mut self) {
-        // After a failure a peer may never answer, and the process is about to end: the group is left as it is.
-        if !self.failed {
-            // SAFETY: made by `midi_gloo_new`, freed once.
-            unsafe { midi_gloo_free(self.raw) };
-        }
+        self.close();
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use midi_ingest::job::exit::{Error, Exit, Result};
 
-use super::collective::Collective;
+use super::collective::{Collective, Operation};
 use super::env::RankEnv;
 use super::gloo::Gloo;
 use super::solo::Solo;
@@ -70,6 +70,9 @@ pub fn join(env: &RankEnv, time: Duration) -> Result<Box<dyn Collective>> {
         std::thread::sleep(LOOK_EVERY);
     }
     let bind = client.local_host().map_err(lost)?;
-    let watch = Watch::start(client, counter, server, prefix, (env.rank, env.world))?;
-    Ok(Box::new(Gloo::join(watch, &env.host, env.port, &bind, time)?))
+    let watch = Watch::start(client, counter, server, prefix, env)?;
+    let mut gloo = Gloo::join(watch, &env.host, env.port, &bind, time)?;
+    // Nobody goes on, and perhaps ends, while another still connects.
+    gloo.barrier(&Operation { name: "meeting", step: 0, deadline: time })?;
+    Ok(Box::new(gloo))
 }

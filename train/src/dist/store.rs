@@ -1,7 +1,7 @@
 //! The small store of keys where ranks meet, in the wire protocol of c10d's TCPStore (torch 2.11): a client, so
 //! that torchrun's agent can serve it, and a server, so that nothing of Python is needed.
 //!
-//! A message is one byte of [`query`], then numbers (8 bytes, little-endian) and byte strings (length, bytes).
+//! A message is one byte of `query`, then numbers (8 bytes, little-endian) and byte strings (length, bytes).
 //! Lengths are bounded before anything is allocated, and a peer that breaks a rule loses its connection.
 
 use std::collections::HashMap;

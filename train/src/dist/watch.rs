@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use midi_ingest::job::exit::{Error, Exit, Result};
 
 use super::collective::Operation;
+use super::env::RankEnv;
 use super::store::{Client, Server};
 
 /// Time between two counts.
@@ -22,6 +23,8 @@ pub struct Watch {
     client: Client,
     /// Of rank 0, where nothing else serves the store.
     server: Option<Server>,
+    /// Whether rank 0 serves the store.
+    of_first: bool,
     prefix: String,
     rank: usize,
     world: usize,
@@ -46,7 +49,7 @@ struct Sight {
 const MISSING: &str = "missing:";
 
 impl Watch {
-    /// Begins to count as `rank` with a connection of its own, `counter`.
+    /// Begins to count as the rank of `env` with a connection of its own, `counter`.
     ///
     /// # Errors
     /// No thread can be started.
@@ -55,8 +58,9 @@ impl Watch {
         counter: Client,
         server: Option<Server>,
         prefix: String,
-        (rank, world): (usize, usize),
+        env: &RankEnv,
     ) -> Result<Self> {
+        let RankEnv { rank, world, served, .. } = *env;
         let ending = Arc::new(AtomicBool::new(false));
         let (flag, key) = (Arc::clone(&ending), format!("{prefix}/count/{rank}"));
         let count = move |mut counter: Client| {
@@ -70,7 +74,7 @@ impl Watch {
             .name("heartbeat".into())
             .spawn(move || count(counter))
             .map_err(|e| Error::bug("cannot start a thread").because(e))?;
-        Ok(Watch { client, server, prefix, rank, world, entered: 0, ending, left: false })
+        Ok(Watch { client, server, of_first: !served, prefix, rank, world, entered: 0, ending, left: false })
     }
 
     pub(super) fn prefix(&self) -> &str {
@@ -102,14 +106,20 @@ impl Watch {
     pub(super) fn lost(&mut self, operation: &Operation, text: &str) -> Error {
         let (missing, why) = match self.look_around(operation) {
             Ok(found) => found,
-            Err(_) if self.server.is_none() => (Vec::new(), "the store is lost, and with it most likely rank 0".into()),
-            Err(error) => (Vec::new(), format!("the store fails ({error})")),
+            // There is nobody to tell any more.
+            Err(error) => {
+                self.left = true;
+                let missing = if self.of_first && self.rank != 0 { vec![0] } else { Vec::new() };
+                (missing, format!("the store is lost ({error})"))
+            }
         };
         let error = if missing.is_empty() {
             Error::new(Exit::PeerLost, format!("{why} at {operation}: {text}"))
         } else {
             let names: Vec<String> = missing.iter().map(usize::to_string).collect();
-            let _ = self.client.set(&self.gone(self.rank), format!("{MISSING}{}", names.join(",")).as_bytes());
+            if !self.left {
+                let _ = self.client.set(&self.gone(self.rank), format!("{MISSING}{}", names.join(",")).as_bytes());
+            }
             let ranks = if names.len() == 1 { "rank" } else { "ranks" };
             let are = if names.len() == 1 { "is" } else { "are" };
             Error::new(Exit::PeerLost, format!("{ranks} {} {are} missing at {operation}", names.join(", ")))
