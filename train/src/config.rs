@@ -189,11 +189,27 @@ pub struct ScheduleConfig {
     pub lr_final: f64,
     /// Steps of warm-up, from 1 % to 100 % of the rate.
     pub warmup_steps: u64,
+    /// Where the warm-up stands.
+    pub warmup: Warmup,
+    /// Tokens, padding included, at which the cosine ends, as the seed repository counts; its recipe names so
+    /// many that the rate never falls. The run's last step if left out.
+    pub exit_tokens: Option<u64>,
+}
+
+/// `warmup` of `[train.<model>.schedule]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Warmup {
+    /// At the begin of the run, so that a resumed run is the uninterrupted one.
+    #[default]
+    Once,
+    /// At every start of the process, as in the seed repository: each resume bends the curve.
+    EachStart,
 }
 
 impl Default for ScheduleConfig {
     fn default() -> Self {
-        ScheduleConfig { lr: 1e-3, lr_final: 1e-4, warmup_steps: 10 }
+        ScheduleConfig { lr: 1e-3, lr_final: 1e-4, warmup_steps: 10, warmup: Warmup::Once, exit_tokens: None }
     }
 }
 
@@ -213,6 +229,8 @@ pub struct OptimizerConfig {
     pub clip_norm: f64,
     /// Weight of the L2Wrap penalty on the largest logit.
     pub l2wrap: f64,
+    /// How loss and penalty are scaled.
+    pub scaling: LossScaling,
     /// Whether each rank keeps a part of the moments and updates that part of the weights alone (ZeRO-1).
     pub shard: bool,
 }
@@ -226,9 +244,22 @@ impl Default for OptimizerConfig {
             weight_decay: 0.1,
             clip_norm: 1.0,
             l2wrap: 1e-4,
+            scaling: LossScaling::PerToken,
             shard: false,
         }
     }
+}
+
+/// `scaling` of `[train.<model>.optimizer]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LossScaling {
+    /// Every target token of the global batch weighs the same, in loss and penalty.
+    #[default]
+    PerToken,
+    /// As in the seed repository: each micro-batch is averaged by itself, and the penalty's gradient is added
+    /// over all positions, padding included. The result depends on the size of micro-batches.
+    PerMicroBatch,
 }
 
 /// `[train.<model>.checkpoint]`

@@ -102,6 +102,11 @@ impl TrainPlan {
         })
     }
 
+    /// Positions of a step whose sequences are all as long as the context, as the seed repository counts tokens.
+    pub fn positions_per_step(&self) -> u64 {
+        (self.context_tokens * self.global_batch) as u64
+    }
+
     /// That `world` ranks can share a step.
     ///
     /// # Errors

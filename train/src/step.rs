@@ -3,7 +3,7 @@
 use midi_ingest::job::exit::{Error, Exit, Result};
 use tch::{Tensor, no_grad};
 
-use crate::config::OptimizerConfig;
+use crate::config::{LossScaling, OptimizerConfig};
 use crate::data::Batch;
 use crate::dist::{Group, flat};
 use crate::fault;
@@ -45,7 +45,13 @@ pub fn step(
     let tokens = micro_batches.iter().map(|batch| batch.tokens).sum();
     let positions = micro_batches.iter().map(|batch| (batch.rows * batch.columns) as u64).sum();
     let [targets, tokens, positions] = group.sum_u64("sum of targets", [targets, tokens, positions])?;
-    let rule = Rule::Corrected { targets, l2wrap: config.l2wrap };
+    let rule = match config.scaling {
+        LossScaling::PerToken => Rule::Corrected { targets, l2wrap: config.l2wrap },
+        LossScaling::PerMicroBatch => {
+            let accumulation = (micro_batches.len() * group.world()) as u64;
+            Rule::Reference { accumulation, l2wrap: config.l2wrap }
+        }
+    };
     let mut cross_entropy = 0.0;
     for batch in micro_batches {
         model.set_dropout(Some((optimizer.updates(), batch)));

@@ -9,7 +9,7 @@ use midi_ingest::shard::{Manifest, Split};
 use midi_ingest::store::Store;
 
 use crate::checkpoint::{Checkpoints, Commit, Lease, Saver, Snapshot, Terms};
-use crate::config::TrainConfig;
+use crate::config::{TrainConfig, Warmup};
 use crate::data::{Batch, Dataset, Order, unigram_loss};
 use crate::dist::{Group, RankEnv};
 use crate::metrics::{Line, MetricLog, Summary, Window};
@@ -306,13 +306,16 @@ impl Run<'_> {
     /// The steps that are left.
     fn steps(&mut self, progress: &Progress, shutdown: &Shutdown) -> Result<()> {
         let order = Order::new(self.plan.seed, self.plan.samples);
-        let schedule = Schedule::new(&self.config.schedule, self.plan.steps);
+        let schedule = Schedule::new(&self.config.schedule, self.plan.steps, self.plan.positions_per_step());
         let begun_at = self.optimizer.updates();
         let mut window = Window::default();
         progress.begin("training", self.plan.steps - begun_at.min(self.plan.steps), "steps");
         while !self.over && self.optimizer.updates() < self.plan.steps {
             let number = self.optimizer.updates();
-            let lr = schedule.at(number);
+            let lr = match self.config.schedule.warmup {
+                Warmup::Once => schedule.at(number),
+                Warmup::EachStart => schedule.at_since(number, number - begun_at),
+            };
             self.group.begin(number, number > begun_at);
             let batches = self.micro_batches(&order, number)?;
             let taken = step(&mut self.model, &mut self.optimizer, &self.config.optimizer, &batches, lr, self.group);
