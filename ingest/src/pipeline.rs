@@ -163,6 +163,7 @@ impl<'a> Ingest<'a> {
                 return Ok(Outcome::Complete(Box::new(manifest)));
             }
         }
+        store.must_refuse_a_second_create()?;
         let key = format!("{}\n", self.plan.key);
         store.commit("key", key.into_bytes())?;
         let env = provenance::Env::of("midi-ingest", env!("CARGO_PKG_VERSION"));
