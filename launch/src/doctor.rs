@@ -221,9 +221,13 @@ fn token(machine: &Machine) -> Check {
 fn source(ingest: &IngestConfig) -> Check {
     let uri = match &ingest.source {
         SourceConfig::Synth { songs } => return Check::fine("source", format!("built-in composer, {songs} songs")),
-        SourceConfig::Folder { uri } | SourceConfig::Archive { uri } => uri,
+        SourceConfig::Folder { uri } | SourceConfig::Archive { uri } | SourceConfig::Parquet { uri, .. } => uri,
     };
     match local_folder(uri) {
+        // What a pattern matches is known when ingest opens it.
+        Some(path) if path.contains('*') && !Path::new(path).exists() => {
+            Check::fine("source", format!("{uri} (looked up when ingest runs)"))
+        }
         None => Check::fine("source", format!("{uri} (fetched when ingest runs)")),
         Some(path) if Path::new(path).exists() => Check::fine("source", uri),
         Some(_) => Check::new(

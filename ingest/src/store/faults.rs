@@ -43,8 +43,9 @@ fn bucket_with(
             None => Response::new(404, ""),
         }
     });
+    let endpoint = server.url();
     let options = [
-        ("aws_endpoint", server.url().as_str()),
+        ("aws_endpoint", endpoint.as_str()),
         ("aws_allow_http", "true"),
         ("aws_region", "here"),
         ("aws_access_key_id", "key"),

@@ -1,8 +1,12 @@
 //! One object store behind one URL, with the two ways of publishing that the pipeline uses: parts are
 //! put whole, and a commit record is created only if nothing stands in its place.
 
+mod access;
 mod connect;
 mod fetch;
+mod hub;
+pub(crate) mod inputs;
+pub(crate) mod pattern;
 mod probe;
 
 use std::ops::Range;
@@ -19,6 +23,7 @@ use tokio::runtime::Runtime;
 
 use crate::job::exit::{Error, Exit, Result, at_path};
 
+pub use access::{Access, Secret};
 pub use fetch::fetch;
 
 /// A folder of an object store, or of the local file system. Clones share the connection.
