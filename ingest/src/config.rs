@@ -51,7 +51,7 @@ pub enum SourceConfig {
         /// The folder: a path or a `file://` URL, or a pattern such as `/data/*/*.mid`.
         uri: String,
     },
-    /// Every MIDI file in a `.tar` or `.tar.gz` archive.
+    /// Every MIDI file in a `.tar`, `.tar.gz`, `.tar.zst` or `.zip` archive.
     #[serde(rename_all = "kebab-case")]
     Archive {
         /// The archive: a path, or a `file://`, `http://` or `https://` URL.

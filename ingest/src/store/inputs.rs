@@ -104,7 +104,7 @@ fn in_store(uri: &str, suffix: &str) -> Result<(Place, Vec<Input>)> {
     let local = local_path_of(uri);
     // A name with a `*` in it may be what it is called.
     let pattern = match &local {
-        Some(path) if path.exists() => Pattern { base: uri.to_owned(), matcher: None },
+        Some(path) if path.exists() => Pattern::plain(uri),
         _ => Pattern::of(uri)?,
     };
     let input = |entry: Entry| Input { name: entry.name.clone(), bytes: entry.bytes, at: At::Store(entry) };

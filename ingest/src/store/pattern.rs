@@ -14,12 +14,17 @@ pub(crate) struct Pattern {
 }
 
 impl Pattern {
+    /// An address that is what it says.
+    pub(crate) fn plain(uri: &str) -> Self {
+        Pattern { base: uri.to_owned(), matcher: None }
+    }
+
     /// Cuts `uri`. In a pattern `*` and `?` stay within one part of a path, and `**` spans any number of them.
     ///
     /// # Errors
     /// The pattern is not well formed (78).
     pub(crate) fn of(uri: &str) -> Result<Self> {
-        let plain = Pattern { base: uri.to_owned(), matcher: None };
+        let plain = Self::plain(uri);
         let start = uri.find("://").map_or(0, |at| at + 3);
         let Some(wild) = uri[start..].find(['*', '?', '[']).map(|at| at + start) else { return Ok(plain) };
         // A question mark in a web address begins its query.
