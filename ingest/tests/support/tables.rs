@@ -62,8 +62,6 @@ fn batch(layout: &str, rows: &[Row<'_>]) -> RecordBatch {
         }
         _ => vec![("before", Arc::clone(&filler)), ("bytes", midi), ("between", filler), ("name", names)],
     };
-    RecordBatch::try_from_iter(
-        columns.into_iter().map(|(name, array)| (name, array, true)).map(|(name, array, _)| (name, array)),
-    )
-    .expect("columns of one length")
+    let columns = columns.into_iter().map(|(name, array)| (name, array, true));
+    RecordBatch::try_from_iter_with_nullable(columns).expect("columns of one length")
 }
