@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::*;
-#[path = "../../tests/support/http.rs"]
-mod http;
-use http::{Request, Response, Server};
+use crate::support::http::{Request, Response, Server};
 
 type Objects = BTreeMap<String, Vec<u8>>;
 

@@ -182,7 +182,7 @@ fn page_sizes(header: &[u8]) -> Option<[u64; 2]> {
             value |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
                 // An odd number is a negative one, which no size is.
-                return (value % 2 == 0).then_some(value / 2);
+                return value.is_multiple_of(2).then_some(value / 2);
             }
         }
         None
@@ -205,6 +205,10 @@ mod tests {
         (Blocks::new(size, spans, fetch), asked)
     }
 
+    fn whole(size: u64) -> Vec<Range<u64>> {
+        std::iter::once(0..size).collect()
+    }
+
     #[test]
     fn only_the_spans_are_read_and_in_blocks() {
         let span = 100..100 + 2 * BLOCK + 50;
@@ -224,7 +228,7 @@ mod tests {
 
     #[test]
     fn few_blocks_stay() {
-        let (blocks, asked) = file(100 * BLOCK, vec![0..100 * BLOCK]);
+        let (blocks, asked) = file(100 * BLOCK, whole(100 * BLOCK));
         for round in 0..3u64 {
             for block in 0..KEPT as u64 {
                 blocks.get_bytes(block * BLOCK, 1).expect("reads");
@@ -260,7 +264,7 @@ mod tests {
                 Ok(Bytes::copy_from_slice(&served[range.start as usize..range.end as usize]))
             });
             let size = bytes.len() as u64;
-            let blocks = Blocks::new(size, vec![0..size], fetch);
+            let blocks = Blocks::new(size, whole(size), fetch);
             let mut reader = blocks.get_read(0).expect("nothing is read yet");
             let error = reader.read(&mut [0]).expect_err("refused");
             assert!(error.to_string().contains("claims"), "{error}");
@@ -270,7 +274,7 @@ mod tests {
     #[test]
     fn the_reason_of_a_failed_read_is_kept() {
         let fetch: Fetch = Arc::new(|_| Err(Error::storage("cannot read `x`", io::Error::other("cut"))));
-        let blocks = Blocks::new(10, vec![0..10], fetch);
+        let blocks = Blocks::new(10, whole(10), fetch);
         blocks.get_bytes(0, 5).expect_err("fails");
         assert_eq!(blocks.failure().expect("kept").exit(), crate::job::exit::Exit::Storage);
     }

@@ -5,13 +5,9 @@ use ::parquet::basic::{Compression, ZstdLevel};
 use super::*;
 use crate::job::exit::Exit;
 use crate::source::tests::conformance_of_units;
-#[path = "../../../tests/support/http.rs"]
-mod http;
-#[path = "../../../tests/support/hub.rs"]
-mod hub;
+use crate::support::hub::{self, FakeHub};
 #[path = "../../../tests/support/tables.rs"]
 mod tables;
-use hub::FakeHub;
 use tables::{LAYOUTS, table};
 
 fn columns() -> Columns {

@@ -1,11 +1,7 @@
 //! The hub's client against a hub of our own: pages, tokens, redirects to another host, and failures.
 
 use super::*;
-#[path = "../../../tests/support/hub.rs"]
-mod fake;
-#[path = "../../../tests/support/http.rs"]
-mod http;
-use fake::{COMMIT, FakeHub, NAME};
+use crate::support::hub::{COMMIT, FakeHub, NAME};
 
 fn address(path: &str) -> Address {
     Address { name: NAME.to_owned(), revision: "main".to_owned(), path: path.to_owned() }
