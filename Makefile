@@ -2,7 +2,7 @@
 # outside this folder (and cargo's own cache).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test deny clean
+.PHONY: help setup build demo test test-stores deny clean
 
 CARGO ?= cargo
 PYTHON ?= python3
@@ -12,6 +12,7 @@ PROGRAMS := target/debug
 help:
 	@echo 'make demo    set up, build, and run the whole pipeline on built-in music: MIDI in, result tables out'
 	@echo 'make test    set up, then check format, lints and documentation, and run every test'
+	@echo 'make test-stores   test real object stores on this machine (moto, SeaweedFS, Azurite; installed into target/stores)'
 	@echo 'make build   set up and build the four programs into $(PROGRAMS)/'
 	@echo 'make setup   put libtorch into third_party/libtorch (544 MB to download, once)'
 	@echo 'make clean   remove what was built; libtorch and the runs stay'
@@ -37,6 +38,9 @@ test: setup
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
 	$(CARGO) test --workspace
 	@$(MAKE) --no-print-directory deny
+
+test-stores:
+	$(PYTHON) ingest/test-stores.py target/stores
 
 # What the dependencies may be. It is checked where cargo-deny is installed, and without the network: the advisories
 # only where a copy of them was fetched before.

@@ -48,15 +48,45 @@ pub enum SourceConfig {
     /// Every `.mid` and `.midi` file below a folder.
     #[serde(rename_all = "kebab-case")]
     Folder {
-        /// The folder: a path or a `file://` URL.
+        /// The folder: a path or a `file://` URL, or a pattern such as `/data/*/*.mid`.
         uri: String,
     },
-    /// Every MIDI file in a `.tar` or `.tar.gz` archive.
+    /// Every MIDI file in a `.tar`, `.tar.gz`, `.tar.zst` or `.zip` archive.
     #[serde(rename_all = "kebab-case")]
     Archive {
         /// The archive: a path, or a `file://`, `http://` or `https://` URL.
         uri: String,
     },
+    /// Every row of Parquet files that hold MIDI bytes in a column. A unit of work is a row group.
+    #[serde(rename_all = "kebab-case")]
+    Parquet {
+        /// A `.parquet` file, a folder of them, or a pattern such as `train/*.parquet`: a path, the URL of an object
+        /// store, or `hf://datasets/OWNER/NAME@REVISION/path`; of a web server, one file.
+        uri: String,
+        /// The columns by the name of a known data set; or else `column`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        layout: Option<Layout>,
+        /// The column with the MIDI bytes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        column: Option<String>,
+        /// The column that names a row; without one it goes by its number.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id_column: Option<String>,
+    },
+}
+
+/// Data sets whose Parquet columns are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Layout {
+    /// GigaMIDI v1.0.0: one file a split.
+    #[serde(rename = "gigamidi-v1.0.0")]
+    GigaMidi100,
+    /// GigaMIDI v1.1.0: a folder of files a split.
+    #[serde(rename = "gigamidi-v1.1.0")]
+    GigaMidi110,
+    /// GigaMIDI v2.0.0: a folder of files a split.
+    #[serde(rename = "gigamidi-v2.0.0")]
+    GigaMidi200,
 }
 
 /// `[ingest.tokenizer]`

@@ -13,4 +13,6 @@ pub mod shard;
 mod song;
 pub mod source;
 pub mod store;
+#[cfg(test)]
+mod support;
 pub mod token;

@@ -17,7 +17,7 @@ use crate::shard::{
 };
 use crate::song::Rules;
 use crate::source::{self, RawFile, Source, Unit};
-use crate::store::Store;
+use crate::store::{Access, Store};
 use crate::token::{Grid, Learner, Tokenizer};
 
 /// Where the vocabulary stands, relative to the ingest folder.
@@ -118,17 +118,26 @@ pub struct Ingest<'a> {
 }
 
 impl<'a> Ingest<'a> {
-    /// Validates the experiment's `[ingest]` table and opens its source.
+    /// [`Ingest::with_access`] to a source that is open to all.
     ///
     /// # Errors
     /// The configuration is wrong (78), or the source cannot be opened (65 or 74).
     pub fn new(experiment: &'a Experiment) -> Result<Self> {
+        Self::with_access(experiment, &Access::default())
+    }
+
+    /// Validates the experiment's `[ingest]` table and opens its source.
+    ///
+    /// # Errors
+    /// The configuration is wrong (78), or the source cannot be opened (65 or 74).
+    pub fn with_access(experiment: &'a Experiment, access: &Access) -> Result<Self> {
         let config: IngestConfig = experiment.section("ingest")?;
         Rules::new(&config, experiment.seed)?;
         if !(0.0..=1.0).contains(&config.max_bad_fraction) {
             return Err(Error::mismatch("`ingest.max-bad-fraction` must be from 0 to 1"));
         }
-        let source = source::open(&config.source, config.files_per_unit, config.max_file_bytes, experiment.seed)?;
+        let source =
+            source::open(&config.source, config.files_per_unit, config.max_file_bytes, experiment.seed, access)?;
         let tokenizer = match &config.tokenizer {
             TokenizerConfig::File { path } => Tokenizer::load(path.as_ref())?.fingerprint().to_owned(),
             TokenizerConfig::Learn { .. } => String::new(),
@@ -163,6 +172,7 @@ impl<'a> Ingest<'a> {
                 return Ok(Outcome::Complete(Box::new(manifest)));
             }
         }
+        store.must_refuse_a_second_create()?;
         let key = format!("{}\n", self.plan.key);
         store.commit("key", key.into_bytes())?;
         let env = provenance::Env::of("midi-ingest", env!("CARGO_PKG_VERSION"));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use midi_ingest::config::{IngestConfig, SourceConfig, TokenizerConfig};
 use midi_ingest::job::exit::{Error, Exit, Result};
-use midi_ingest::store::{Committed, Store};
+use midi_ingest::store::Store;
 
 use crate::committed::local_folder;
 use crate::experiment::Experiment;
@@ -12,9 +12,6 @@ use crate::machine::{self, Machine};
 
 /// The libtorch that the programs are bound to.
 const LIBTORCH: &str = "2.11.0";
-
-/// The object that a probe of a store leaves behind.
-const PROBE: &str = "midi-rwkv-probe.json";
 
 /// Free disk below which a run is likely to fail, in bytes.
 const LITTLE_DISK: u64 = 2 << 30;
@@ -224,9 +221,13 @@ fn token(machine: &Machine) -> Check {
 fn source(ingest: &IngestConfig) -> Check {
     let uri = match &ingest.source {
         SourceConfig::Synth { songs } => return Check::fine("source", format!("built-in composer, {songs} songs")),
-        SourceConfig::Folder { uri } | SourceConfig::Archive { uri } => uri,
+        SourceConfig::Folder { uri } | SourceConfig::Archive { uri } | SourceConfig::Parquet { uri, .. } => uri,
     };
     match local_folder(uri) {
+        // What a pattern matches is known when ingest opens it.
+        Some(path) if path.contains('*') && !Path::new(path).exists() => {
+            Check::fine("source", format!("{uri} (looked up when ingest runs)"))
+        }
         None => Check::fine("source", format!("{uri} (fetched when ingest runs)")),
         Some(path) if Path::new(path).exists() => Check::fine("source", uri),
         Some(_) => Check::new(
@@ -249,9 +250,6 @@ fn tokenizer(ingest: &IngestConfig) -> Option<Check> {
 }
 
 /// Whether the store at `uri` creates an object only if there is none, which every commit relies on.
-///
-/// The probe object has a fixed name and content, so any number of probes leave one small object behind; on a local
-/// disk it is removed.
 fn probe(uri: &str) -> Check {
     match try_probe(uri) {
         Ok(true) => Check::fine("store", format!("`{uri}` can be written and refuses a second create")),
@@ -270,24 +268,11 @@ fn try_probe(uri: &str) -> Result<bool> {
     let absent: Vec<PathBuf> = local_folder(uri)
         .map(|folder| Path::new(folder).ancestors().take_while(|path| !path.exists()).map(Path::to_owned).collect())
         .unwrap_or_default();
-    let refuses = refuses_a_second_create(&Store::open(uri)?);
+    let refuses = Store::open(uri)?.refuses_a_second_create();
     for folder in absent.iter().filter(|folder| folder.is_dir()) {
         let _ = fs_err::remove_dir(folder);
     }
     refuses
-}
-
-fn refuses_a_second_create(store: &Store) -> Result<bool> {
-    store.commit(PROBE, b"{\"probe\":\"first\"}\n".to_vec())?;
-    let second = store.commit(PROBE, b"{\"probe\":\"second\"}\n".to_vec());
-    if let Some(path) = store.local_path(PROBE) {
-        let _ = fs_err::remove_file(path);
-    }
-    match second {
-        Ok(Committed::Created | Committed::Same) => Ok(false),
-        Err(error) if error.exit() == Exit::Mismatch => Ok(true),
-        Err(error) => Err(error),
-    }
 }
 
 fn gibibytes(bytes: u64) -> f64 {

@@ -195,6 +195,7 @@ fn ingest_facts(ingest: &IngestConfig) -> Vec<(&'static str, String)> {
         ),
         SourceConfig::Folder { uri } => format!("folder {uri}, units of {} files", ingest.files_per_unit),
         SourceConfig::Archive { uri } => format!("archive {uri}, units of {} files", ingest.files_per_unit),
+        SourceConfig::Parquet { uri, .. } => format!("Parquet {uri}, units of a row group"),
     };
     let vocabulary = match &ingest.tokenizer {
         TokenizerConfig::File { path } => format!("from {path}"),

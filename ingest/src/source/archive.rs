@@ -1,4 +1,6 @@
-//! A tar archive as a source: unpacked once into one plain file, from which any member is read by its offset.
+//! A tar or zip archive as a source: unpacked once into one plain file, from which any member is read by its offset.
+
+mod zipped;
 
 use std::collections::HashMap;
 use std::io::{BufReader, ErrorKind, Read, Write};
@@ -20,9 +22,9 @@ const MAX_RATIO: u64 = 200;
 /// The unit in which tar files are laid out, in bytes.
 const BLOCK: u64 = 512;
 
-/// Every `.mid` and `.midi` file in a `.tar` or `.tar.gz`, in the archive's order.
+/// Every `.mid` and `.midi` file in a `.tar`, `.tar.gz`, `.tar.zst` or `.zip`, in the archive's order.
 ///
-/// Links, absolute paths and paths with `..` are left out. Of several members of one name the last counts, as it
+/// The kind is told by the first bytes and not by the name. Links, absolute paths and paths with `..` are left out. Of several members of one name the last counts, as it
 /// does for tar itself.
 #[derive(Debug)]
 pub struct Archive {
@@ -41,6 +43,29 @@ struct Member {
     path: String,
     offset: u64,
     bytes: u64,
+    /// Why it could not be unpacked, if it could not.
+    trouble: Option<String>,
+}
+
+/// How an archive is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Packing {
+    Tar,
+    TarGz,
+    TarZst,
+    Zip,
+}
+
+impl Packing {
+    /// By the first bytes; what begins as none of the others is taken as plain tar.
+    fn of(magic: &[u8]) -> Self {
+        match magic {
+            [0x1f, 0x8b, ..] => Packing::TarGz,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Packing::TarZst,
+            [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Packing::Zip,
+            _ => Packing::Tar,
+        }
+    }
 }
 
 impl Archive {
@@ -51,8 +76,18 @@ impl Archive {
     /// file fails (74).
     pub fn open(uri: &str, files_per_unit: usize, max_file_bytes: u64) -> Result<Self> {
         let fetched = fetch(uri)?;
-        let (plain, sha256) = unpack(uri, fetched.path())?;
-        let members = index(uri, &plain)?;
+        let mut magic = Vec::new();
+        let path = fetched.path();
+        let head = File::open(path).and_then(|file| file.take(4).read_to_end(&mut magic));
+        head.map_err(at_path("read", path))?;
+        let packing = Packing::of(&magic);
+        let (plain, sha256, members) = if packing == Packing::Zip {
+            zipped::unpack(uri, path, max_file_bytes)?
+        } else {
+            let (plain, sha256) = unpack(uri, path, packing)?;
+            let members = index(uri, &plain)?;
+            (plain, sha256, members)
+        };
         if members.is_empty() {
             return Err(Error::data(format!("`{uri}` holds no .mid or .midi file"))
                 .hint("give another archive with `--set ingest.source.uri=PATH`"));
@@ -68,7 +103,9 @@ impl Archive {
     }
 
     fn take(&self, member: &Member) -> RawFile {
-        let content = if member.bytes > self.max_file_bytes {
+        let content = if let Some(reason) = &member.trouble {
+            Content::Unreadable { reason: reason.clone() }
+        } else if member.bytes > self.max_file_bytes {
             Content::TooLarge { bytes: member.bytes }
         } else {
             // The index made sure that the member lies inside the file.
@@ -99,7 +136,7 @@ impl Source for Archive {
 
 fn corrupt(uri: &str, what: &str) -> Error {
     Error::data(format!("cannot read the archive `{uri}`: {what}"))
-        .hint("give a whole .tar or .tar.gz; a download may have been cut short")
+        .hint("give a whole .tar, .tar.gz, .tar.zst or .zip; a download may have been cut short")
 }
 
 /// Passes bytes on and hashes them.
@@ -117,49 +154,78 @@ impl<R: Read> Read for Hashed<R> {
 }
 
 /// The archive as plain tar, and the SHA-256 of the archive as it is. A plain one is used where it lies.
-fn unpack(uri: &str, path: &Path) -> Result<(File, String)> {
-    let open = || File::open(path).map_err(at_path("open", path));
-    let mut magic = [0u8; 2];
-    let gzip = open()?.read_exact(&mut magic).is_ok() && magic == [0x1f, 0x8b];
-    let file = open()?;
+fn unpack(uri: &str, path: &Path, packing: Packing) -> Result<(File, String)> {
+    let file = File::open(path).map_err(at_path("open", path))?;
     let size = file.metadata().map_err(at_path("read", path))?.len();
     let mut hashed = Hashed { inner: file, hash: Sha256::new() };
-    if !gzip {
+    if packing == Packing::Tar {
         std::io::copy(&mut hashed, &mut std::io::sink()).map_err(at_path("read", path))?;
         return Ok((hashed.inner, hex::encode(hashed.hash.finalize())));
     }
-
-    let spool = tempfile::NamedTempFile::new().map_err(|e| Error::storage("cannot make a temporary file", e))?;
-    let spool_path = spool.path().to_owned();
-    let limit = size.saturating_mul(MAX_RATIO);
+    let mut spool = Spool::new(uri, size)?;
     let mut buffered = BufReader::with_capacity(1 << 16, hashed);
-    let mut decoder = MultiGzDecoder::new(&mut buffered);
-    let mut chunk = vec![0u8; 1 << 16];
-    let mut written = 0u64;
-    loop {
-        let read = match decoder.read(&mut chunk) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-            Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Err(corrupt(uri, "it ends too early")),
-            Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData) => {
-                return Err(corrupt(uri, &e.to_string()));
-            }
-            Err(e) => return Err(at_path("read", path)(e)),
-        };
-        written += read as u64;
-        if written > limit {
+    if packing == Packing::TarGz {
+        spool.fill(&mut MultiGzDecoder::new(&mut buffered), path)?;
+    } else {
+        let mut decoder = zstd::Decoder::with_buffer(&mut buffered).map_err(|e| corrupt(uri, &e.to_string()))?;
+        spool.fill(&mut decoder, path)?;
+    }
+    Ok((spool.close()?, hex::encode(buffered.into_inner().hash.finalize())))
+}
+
+/// The temporary file that an archive is unpacked to, with its limit.
+struct Spool<'a> {
+    uri: &'a str,
+    file: tempfile::NamedTempFile,
+    written: u64,
+    /// Bytes of the packed archive.
+    packed: u64,
+}
+
+impl<'a> Spool<'a> {
+    fn new(uri: &'a str, packed: u64) -> Result<Self> {
+        let file = tempfile::NamedTempFile::new().map_err(|e| Error::storage("cannot make a temporary file", e))?;
+        Ok(Spool { uri, file, written: 0, packed })
+    }
+
+    /// Appends all that comes out of `decoder`, which reads the archive at `path`.
+    fn fill(&mut self, decoder: &mut dyn Read, path: &Path) -> Result<()> {
+        let mut chunk = vec![0u8; 1 << 16];
+        loop {
+            let read = match decoder.read(&mut chunk) {
+                Ok(0) => return Ok(()),
+                Ok(read) => read,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Err(corrupt(self.uri, "it ends too early")),
+                // The zstd decoder says `Other` of bad data; an error of the system has a number.
+                Err(e) if e.raw_os_error().is_none() => return Err(corrupt(self.uri, &e.to_string())),
+                Err(e) => return Err(at_path("read", path)(e)),
+            };
+            self.append(&chunk[..read])?;
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.written += bytes.len() as u64;
+        if self.written > self.packed.saturating_mul(MAX_RATIO) {
+            let Spool { uri, packed, .. } = self;
             return Err(Error::data(format!(
-                "the archive `{uri}` unpacks to more than {MAX_RATIO} times its size of {size} bytes"
+                "the archive `{uri}` unpacks to more than {MAX_RATIO} times its size of {packed} bytes"
             ))
             .hint("such an archive is no music collection; unpack it yourself and set `kind = \"folder\"`"));
         }
-        spool.as_file().write_all(&chunk[..read]).map_err(at_path("write", &spool_path))?;
+        self.file.as_file().write_all(bytes).map_err(at_path("write", self.file.path()))
     }
-    drop(decoder);
-    // The unpacked copy needs no name: it goes when the last handle does.
-    let plain = File::open(&spool_path).map_err(at_path("open", &spool_path))?;
-    Ok((plain, hex::encode(buffered.into_inner().hash.finalize())))
+
+    /// The unpacked file. It needs no name: it goes when the last handle does.
+    fn close(self) -> Result<File> {
+        File::open(self.file.path()).map_err(at_path("open", self.file.path()))
+    }
+}
+
+fn too_many(uri: &str) -> Error {
+    Error::data(format!("the archive `{uri}` has more than {MAX_ENTRIES} entries"))
+        .hint("split it, or unpack it and set `kind = \"folder\"` under `[ingest.source]`")
 }
 
 /// Where the MIDI files of a plain tar file lie, in its order.
@@ -170,13 +236,11 @@ fn index(uri: &str, plain: &File) -> Result<Vec<Member>> {
     std::io::Seek::rewind(&mut plain.file()).map_err(bad)?;
     let mut tar = tar::Archive::new(plain.file());
     let mut members: Vec<Member> = Vec::new();
-    let mut by_path: HashMap<String, usize> = HashMap::new();
     let mut end = 0;
     for (count, entry) in tar.entries_with_seek().map_err(bad)?.enumerate() {
         let entry = entry.map_err(bad)?;
         if count >= MAX_ENTRIES {
-            return Err(Error::data(format!("the archive `{uri}` has more than {MAX_ENTRIES} entries"))
-                .hint("split it, or unpack it and set `kind = \"folder\"` under `[ingest.source]`"));
+            return Err(too_many(uri));
         }
         let (offset, bytes) = (entry.raw_file_position(), entry.size());
         end = offset.saturating_add(bytes.next_multiple_of(BLOCK));
@@ -185,8 +249,7 @@ fn index(uri: &str, plain: &File) -> Result<Vec<Member>> {
         }
         let Some(path) = safe_path(&entry.path_bytes()) else { continue };
         if entry.header().entry_type().is_file() && is_midi_name(&path) {
-            by_path.insert(path.clone(), members.len());
-            members.push(Member { path, offset, bytes });
+            members.push(Member { path, offset, bytes, trouble: None });
         }
     }
     // Without its closing block of zeros, an archive was cut between two members.
@@ -195,12 +258,19 @@ fn index(uri: &str, plain: &File) -> Result<Vec<Member>> {
     if !closed {
         return Err(corrupt(uri, "it ends too early"));
     }
+    keep_the_last(&mut members);
+    Ok(members)
+}
+
+/// Of several members of one name the last counts.
+fn keep_the_last(members: &mut Vec<Member>) {
+    let last: HashMap<String, usize> =
+        members.iter().enumerate().map(|(position, member)| (member.path.clone(), position)).collect();
     let mut position = 0;
     members.retain(|member| {
         position += 1;
-        by_path.get(&member.path) == Some(&(position - 1))
+        last.get(&member.path) == Some(&(position - 1))
     });
-    Ok(members)
 }
 
 /// A member's path with `/` between its parts and without a leading `./`; `None` if it leads out of the archive.

@@ -8,8 +8,9 @@ use walkdir::WalkDir;
 use super::{Content, Files, RawFile, Source, Unit, divide, is_midi_name};
 use crate::job::exit::{Error, Result};
 use crate::store::local_path_of;
+use crate::store::pattern::Pattern;
 
-/// Every `.mid` and `.midi` file below a folder. Links are followed; one that leads back up is not.
+/// Every `.mid` and `.midi` file below a folder, or those that a pattern such as `/data/*/*.mid` takes. Links are followed; one that leads back up is not.
 #[derive(Debug)]
 pub struct Folder {
     files: Vec<Member>,
@@ -28,25 +29,32 @@ struct Member {
 }
 
 impl Folder {
-    /// Lists the MIDI files below the folder at `uri`, a path or a `file` URL.
+    /// Lists the MIDI files below the folder at `uri`, a path or a `file` URL, or those that the pattern there takes.
     ///
     /// # Errors
     /// There is no such folder, or no MIDI file in it (65); `uri` is not a local folder (78); a folder below cannot be
     /// listed (74).
     pub fn open(uri: &str, files_per_unit: usize, max_file_bytes: u64) -> Result<Self> {
-        let Some(root) = local_path_of(uri) else {
+        let as_written = local_path_of(uri);
+        // A folder with a `*` in its name may be called so.
+        let pattern = match &as_written {
+            Some(path) if path.exists() => Pattern::plain(uri),
+            _ => Pattern::of(uri)?,
+        };
+        let Some(root) = local_path_of(&pattern.base) else {
             return Err(Error::mismatch(format!("`{uri}` is not a local folder"))
                 .hint("copy the folder here, or pack it and set `kind = \"archive\"` under `[ingest.source]`"));
         };
         if root.is_file() {
             return Err(Error::mismatch(format!("`{uri}` is a file, not a folder"))
-                .hint("if it is a .tar or .tar.gz, set `kind = \"archive\"` under `[ingest.source]`"));
+                .hint("if it is a .tar, .tar.gz, .tar.zst or .zip, set `kind = \"archive\"` under `[ingest.source]`"));
         }
         if !root.is_dir() {
             return Err(Error::data(format!("cannot read `{uri}`: there is no such folder"))
                 .hint("give another one with `--set ingest.source.uri=PATH`"));
         }
         let mut files = members(&root)?;
+        files.retain(|file| pattern.takes(&file.path));
         if files.is_empty() {
             return Err(Error::data(format!("`{uri}` holds no .mid or .midi file"))
                 .hint("give another folder with `--set ingest.source.uri=PATH`"));
@@ -175,6 +183,22 @@ mod tests {
         assert_ne!(first, print(&[("a.mid", b"12")]));
         assert_ne!(first, print(&[("b.mid", b"1")]));
         assert_ne!(first, print(&[("a.mid", b"1"), ("b.mid", b"1")]));
+    }
+
+    #[test]
+    fn a_pattern_takes_a_part_of_a_folder() {
+        let folder = folder(&[("a/1.mid", b"1"), ("a/x/2.mid", b"2"), ("b/3.mid", b"3"), ("b/[4].mid", b"4")]);
+        for (pattern, paths) in [
+            ("*/*.mid", vec!["a/1.mid", "b/3.mid", "b/[4].mid"]),
+            ("a/**/*.mid", vec!["1.mid", "x/2.mid"]),
+            ("[!a]/?.mid", vec!["b/3.mid"]),
+            ("**/[12].mid", vec!["a/1.mid", "a/x/2.mid"]),
+        ] {
+            let uri = format!("{}/{pattern}", uri(&folder));
+            conformance(&|per_unit| Box::new(Folder::open(&uri, per_unit, 100).expect("opens")), &paths);
+        }
+        let error = Folder::open(&format!("{}/c*/*.mid", uri(&folder)), 1, 1).expect_err("takes nothing");
+        assert!(error.exit() == Exit::BadData && error.to_string().contains("holds no .mid"), "{error}");
     }
 
     #[cfg(unix)]

@@ -2,6 +2,7 @@
 
 mod archive;
 mod folder;
+mod parquet;
 mod synth;
 
 use std::fmt::Debug;
@@ -9,9 +10,11 @@ use std::ops::Range;
 
 use crate::config::SourceConfig;
 use crate::job::exit::{Error, Result};
+use crate::store::Access;
 
 pub use archive::Archive;
 pub use folder::Folder;
+pub use parquet::{Columns, Parquet};
 pub use synth::{Synth, compose};
 
 /// One input file.
@@ -80,12 +83,19 @@ pub trait Source: Send + Sync + Debug {
 
 /// Opens the source that `config` names, with `files_per_unit` files in a unit.
 ///
-/// Files above `max_file_bytes` are not read; `seed` matters to the built-in composer only.
+/// Files above `max_file_bytes` are not read; `seed` matters to the built-in composer only. In Parquet files a row group
+/// is a unit, whatever its size.
 ///
 /// # Errors
 /// The source is missing, holds no MIDI file or is corrupt (65), is not what the configuration
 /// says it is (78), or cannot be read (74).
-pub fn open(config: &SourceConfig, files_per_unit: usize, max_file_bytes: u64, seed: u64) -> Result<Box<dyn Source>> {
+pub fn open(
+    config: &SourceConfig,
+    files_per_unit: usize,
+    max_file_bytes: u64,
+    seed: u64,
+    access: &Access,
+) -> Result<Box<dyn Source>> {
     if files_per_unit == 0 {
         return Err(Error::mismatch("`ingest.files-per-unit` is 0").hint("give at least 1; the default is 128"));
     }
@@ -93,6 +103,10 @@ pub fn open(config: &SourceConfig, files_per_unit: usize, max_file_bytes: u64, s
         SourceConfig::Synth { songs } => Box::new(Synth::new(*songs, files_per_unit, seed)?),
         SourceConfig::Folder { uri } => Box::new(Folder::open(uri, files_per_unit, max_file_bytes)?),
         SourceConfig::Archive { uri } => Box::new(Archive::open(uri, files_per_unit, max_file_bytes)?),
+        SourceConfig::Parquet { uri, layout, column, id_column } => {
+            let columns = Columns::of(*layout, column.as_deref(), id_column.as_deref())?;
+            Box::new(Parquet::open(uri, &columns, max_file_bytes, access)?)
+        }
     })
 }
 
@@ -128,32 +142,40 @@ mod tests {
         source.read(unit).expect("reads").collect::<Result<_>>().expect("every file")
     }
 
-    /// What every source owes, whatever its kind. `paths` are the files that it must hold, in order.
+    /// What every source owes that is cut into units of so many files. `paths` are the files that it must hold, in
+    /// order.
     pub(super) fn conformance(open: &dyn Fn(usize) -> Box<dyn Source>, paths: &[&str]) {
         for per_unit in [1, 2, 3, 1000] {
             let source = open(per_unit);
-            let whole: Vec<RawFile> = source.units().iter().flat_map(|unit| all(source.as_ref(), unit)).collect();
-            let names: Vec<&str> = whole.iter().map(|file| file.path.as_str()).collect();
-            assert_eq!(names, paths, "units of {per_unit} hold every file once, in order");
-
-            let again = open(per_unit);
-            assert_eq!(again.fingerprint(), source.fingerprint(), "a second open is the same input");
-            assert_eq!(again.units(), source.units(), "and is cut the same way");
             assert_eq!(open(per_unit + 1).fingerprint(), source.fingerprint(), "units do not change the input");
-            for unit in source.units().iter().rev() {
-                assert_eq!(source.units()[unit.index], *unit);
-                assert!(unit.files > 0 && unit.files <= per_unit);
-                assert!(unit.name.bytes().all(|b| b.is_ascii_alphanumeric()), "{}", unit.name);
-                assert_eq!(all(source.as_ref(), unit), whole[unit.range()], "a unit alone is its part of the whole");
-                assert_eq!(all(again.as_ref(), unit), whole[unit.range()], "and so it is at a second reading");
-            }
-            std::thread::scope(|scope| {
-                for unit in source.units() {
-                    let (source, whole) = (source.as_ref(), &whole);
-                    scope.spawn(move || assert_eq!(all(source, unit), whole[unit.range()], "and in parallel"));
-                }
-            });
+            assert!(source.units().iter().all(|unit| unit.files <= per_unit));
+            conformance_of_units(&|| open(per_unit), paths);
         }
+    }
+
+    /// What every source owes, however it is cut.
+    pub(super) fn conformance_of_units(open: &dyn Fn() -> Box<dyn Source>, paths: &[&str]) {
+        let source = open();
+        let whole: Vec<RawFile> = source.units().iter().flat_map(|unit| all(source.as_ref(), unit)).collect();
+        let names: Vec<&str> = whole.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(names, paths, "the units hold every file once, in order");
+
+        let again = open();
+        assert_eq!(again.fingerprint(), source.fingerprint(), "a second open is the same input");
+        assert_eq!(again.units(), source.units(), "and is cut the same way");
+        for unit in source.units().iter().rev() {
+            assert_eq!(source.units()[unit.index], *unit);
+            assert!(unit.files > 0);
+            assert!(unit.name.bytes().all(|b| b.is_ascii_alphanumeric()), "{}", unit.name);
+            assert_eq!(all(source.as_ref(), unit), whole[unit.range()], "a unit alone is its part of the whole");
+            assert_eq!(all(again.as_ref(), unit), whole[unit.range()], "and so it is at a second reading");
+        }
+        std::thread::scope(|scope| {
+            for unit in source.units() {
+                let (source, whole) = (source.as_ref(), &whole);
+                scope.spawn(move || assert_eq!(all(source, unit), whole[unit.range()], "and in parallel"));
+            }
+        });
     }
 
     #[test]
@@ -178,7 +200,7 @@ mod tests {
 
     #[test]
     fn no_files_in_a_unit_is_refused() {
-        let error = open(&SourceConfig::Synth { songs: 3 }, 0, 1, 0).expect_err("refused");
+        let error = open(&SourceConfig::Synth { songs: 3 }, 0, 1, 0, &Access::default()).expect_err("refused");
         assert_eq!(error.exit(), crate::job::exit::Exit::Mismatch);
     }
 }

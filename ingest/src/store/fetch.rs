@@ -6,6 +6,7 @@ use futures::TryStreamExt;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt};
 
+use super::connect::connect;
 use super::{LocalFile, local_path_of, runtime};
 use crate::job::exit::{Error, Result, at_path};
 
@@ -22,8 +23,8 @@ pub fn fetch(uri: &str) -> Result<LocalFile> {
         return Ok(LocalFile { path, _guard: None });
     }
     let url = url::Url::parse(uri).map_err(|e| Error::mismatch(format!("`{uri}` is not a URL")).because(e))?;
-    let (store, name) = object_store::parse_url_opts(&url, std::env::vars())
-        .map_err(|e| Error::mismatch(format!("cannot open `{uri}`")).because(e))?;
+    let (store, name) =
+        connect(&url, std::env::vars()).map_err(|e| Error::mismatch(format!("cannot open `{uri}`")).because(e))?;
     download(store.as_ref(), &name, uri)
 }
 
@@ -81,7 +82,7 @@ mod tests {
         // Plain http must be allowed by an option; users set it in the environment.
         let uri = format!("http://127.0.0.1:{port}/x.tar");
         let url = url::Url::parse(&uri).expect("url");
-        let (store, name) = object_store::parse_url_opts(&url, [("allow_http", "true")]).expect("opens");
+        let (store, name) = connect(&url, [("allow_http".to_owned(), "true".to_owned())]).expect("opens");
         let got = download(store.as_ref(), &name, &uri).expect("downloads");
         server.join().expect("server ends");
         assert_eq!(fs_err::read(got.path()).expect("reads"), body);

@@ -1,20 +1,29 @@
 //! One object store behind one URL, with the two ways of publishing that the pipeline uses: parts are
 //! put whole, and a commit record is created only if nothing stands in its place.
 
+mod access;
+mod connect;
 mod fetch;
+mod hub;
+pub(crate) mod inputs;
+pub(crate) mod pattern;
+mod probe;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
 use crate::job::exit::{Error, Exit, Result, at_path};
 
+pub use access::{Access, Secret};
 pub use fetch::fetch;
 
 /// A folder of an object store, or of the local file system. Clones share the connection.
@@ -25,6 +34,19 @@ pub struct Store {
     shown: String,
     local: Option<PathBuf>,
     runtime: Arc<Runtime>,
+    /// The first pause before a commit is tried again.
+    pause: Duration,
+}
+
+/// An object as it was found: another version of it is another object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name below the store's folder.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    at: ObjectPath,
+    version: Option<String>,
 }
 
 /// How a [`Store::commit`] ended.
@@ -52,16 +74,17 @@ impl Store {
                 .map_err(|e| Error::storage(format!("cannot open `{}`", path.display()), e))?
                 .with_automatic_cleanup(true);
             let prefix = ObjectPath::default();
-            return Ok(Store { inner: Arc::new(inner), prefix, shown, local: Some(path), runtime });
+            let pause = connect::FIRST_PAUSE;
+            return Ok(Store { inner: Arc::new(inner), prefix, shown, local: Some(path), runtime, pause });
         }
         let url = url::Url::parse(uri).map_err(|e| {
             Error::mismatch(format!("`{uri}` is not a URL"))
                 .because(e)
                 .hint("give a folder, or a URL such as `s3://bucket/folder`")
         })?;
-        let (inner, prefix) = object_store::parse_url_opts(&url, std::env::vars())
+        let (inner, prefix) = connect::connect(&url, std::env::vars())
             .map_err(|e| Error::mismatch(format!("cannot open the store `{uri}`")).because(e))?;
-        Ok(Store { inner: Arc::from(inner), prefix, shown, local: None, runtime })
+        Ok(Store { inner, prefix, shown, local: None, runtime, pause: connect::FIRST_PAUSE })
     }
 
     /// The store behind `inner`, called `shown` in messages: for embedding, and for tests that make a store fail.
@@ -158,21 +181,45 @@ impl Store {
 
     /// Publishes a commit record: creates `name` if nothing is there, and otherwise accepts only the same bytes.
     ///
+    /// What stands there in the end decides, and not the store's answer: an acknowledgement may be lost, and a store
+    /// may answer with a conflict while a rival's record is not there yet, or never comes.
+    ///
     /// # Errors
-    /// Other bytes stand there already (78), or the store fails (74).
+    /// Other bytes stand there already, or the store has no conditional writes (78), or the store fails or answers with
+    /// conflicts until patience ends (74).
     pub fn commit(&self, name: &str, bytes: Vec<u8>) -> Result<Committed> {
         let path = self.at(name);
-        let options = PutOptions { mode: PutMode::Create, ..Default::default() };
         let payload = PutPayload::from(bytes.clone());
-        match self.runtime.block_on(self.inner.put_opts(&path, payload, options)) {
-            Ok(_) => Ok(Committed::Created),
-            // A lost acknowledgement looks the same as a rival: the bytes decide.
-            Err(object_store::Error::AlreadyExists { .. }) if self.read(name)? == bytes => Ok(Committed::Same),
-            Err(object_store::Error::AlreadyExists { .. }) => {
-                Err(Error::mismatch(format!("`{}/{name}` is already committed with other content", self.shown))
-                    .hint("another configuration wrote there: choose another `name` or `out`, or remove the folder"))
+        let mut pauses = connect::pauses(self.pause);
+        loop {
+            let options = PutOptions { mode: PutMode::Create, ..Default::default() };
+            let failure = match self.runtime.block_on(self.inner.put_opts(&path, payload.clone(), options)) {
+                Ok(_) => return Ok(Committed::Created),
+                Err(e @ (object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. })) => {
+                    return Err(Error::mismatch(format!("`{}` has no conditional writes", self.shown))
+                        .because(e)
+                        .hint("use a store that has them, such as S3, GCS, Azure or a local disk"));
+                }
+                Err(e) => e,
+            };
+            let conflict = matches!(failure, object_store::Error::AlreadyExists { .. });
+            match self.get(name) {
+                Ok(Some(found)) if found == bytes => return Ok(Committed::Same),
+                Ok(Some(_)) if conflict => {
+                    let what = format!("`{}/{name}` is already committed with other content", self.shown);
+                    return Err(Error::mismatch(what).hint(
+                        "another configuration wrote there: choose another `name` or `out`, or remove the folder",
+                    ));
+                }
+                // A conflict over nothing: a rival's attempt that is not through, or was given up.
+                Ok(None) if conflict => match pauses.next() {
+                    Some(pause) => std::thread::sleep(pause),
+                    None => return Err(self.failed("commit", name)(failure)),
+                },
+                Ok(_) => return Err(self.failed("commit", name)(failure)),
+                Err(error) if conflict => return Err(error),
+                Err(_) => return Err(self.failed("commit", name)(failure)),
             }
-            Err(e) => Err(self.failed("commit", name)(e)),
         }
     }
 
@@ -181,17 +228,63 @@ impl Store {
     /// # Errors
     /// The store fails (74).
     pub fn list(&self, folder: &str) -> Result<Vec<String>> {
+        Ok(self.entries(folder)?.into_iter().map(|entry| entry.name).collect())
+    }
+
+    /// The objects below `folder`, sorted by name.
+    ///
+    /// # Errors
+    /// The store fails (74).
+    pub fn entries(&self, folder: &str) -> Result<Vec<Entry>> {
         let path = self.at(folder);
-        let found: Vec<_> =
+        let found: Vec<ObjectMeta> =
             self.runtime.block_on(self.inner.list(Some(&path)).try_collect()).map_err(self.failed("list", folder))?;
+        let mut entries: Vec<Entry> = found.into_iter().map(|meta| self.entry_of(meta)).collect();
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    /// The object `name` without its bytes, or `None` if there is no such object.
+    ///
+    /// # Errors
+    /// The store fails (74).
+    pub fn entry(&self, name: &str) -> Result<Option<Entry>> {
+        let path = self.at(name);
+        match self.runtime.block_on(self.inner.head(&path)) {
+            Ok(meta) => Ok(Some(self.entry_of(meta))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(self.failed("read", name)(e)),
+        }
+    }
+
+    fn entry_of(&self, meta: ObjectMeta) -> Entry {
         let skip = self.prefix.parts().count();
-        let name = |meta: object_store::ObjectMeta| {
-            let parts: Vec<String> = meta.location.parts().skip(skip).map(|p| p.as_ref().to_owned()).collect();
-            parts.join("/")
-        };
-        let mut names: Vec<String> = found.into_iter().map(name).collect();
-        names.sort();
-        Ok(names)
+        let parts: Vec<String> = meta.location.parts().skip(skip).map(|part| part.as_ref().to_owned()).collect();
+        Entry { name: parts.join("/"), bytes: meta.size, at: meta.location, version: meta.e_tag }
+    }
+
+    /// Some of an object's bytes, of the very version that `entry` is.
+    ///
+    /// # Errors
+    /// It is gone, is another one by now, or ends before the range does (65), or the store fails (74).
+    pub fn range(&self, entry: &Entry, range: Range<u64>) -> Result<Bytes> {
+        let changed = |what: &str| Error::data(format!("`{}/{}` {what}", self.shown, entry.name));
+        let wanted = range.end.saturating_sub(range.start);
+        if range.end > entry.bytes {
+            return Err(changed(&format!("ends at {} bytes, before {}", entry.bytes, range.end)));
+        }
+        if wanted == 0 {
+            return Ok(Bytes::new());
+        }
+        let options = GetOptions { if_match: entry.version.clone(), range: Some(range.into()), ..Default::default() };
+        match self.runtime.block_on(async { self.inner.get_opts(&entry.at, options).await?.bytes().await }) {
+            Ok(bytes) if bytes.len() as u64 == wanted => Ok(bytes),
+            Ok(_) => Err(changed("is shorter than it was")),
+            Err(object_store::Error::NotFound { .. }) => Err(changed("is gone")),
+            Err(object_store::Error::Precondition { .. }) => Err(changed("changed while it was read")
+                .hint("start again on input that stays; what is committed of the old one must be removed")),
+            Err(e) => Err(self.failed("read", &entry.name)(e)),
+        }
     }
 
     /// A file with the object's bytes: the object itself where the store is local, else a temporary copy
@@ -249,6 +342,9 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
+mod faults;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -301,6 +397,26 @@ mod tests {
             rivals.into_iter().map(|rival| rival.join().expect("joins")).collect()
         });
         assert_eq!(outcomes.iter().filter(|c| **c == Committed::Created).count(), 1);
+    }
+
+    #[test]
+    fn ranges_are_of_the_version_that_was_found() {
+        let (folder, store) = store();
+        assert_eq!(store.entry("a/b.bin").expect("looks"), None);
+        store.put("a/b.bin", (0..100).collect()).expect("puts");
+        let entry = store.entry("a/b.bin").expect("looks").expect("is there");
+        assert_eq!(store.entries("a").expect("lists"), std::slice::from_ref(&entry));
+        assert_eq!((entry.name.as_str(), entry.bytes), ("a/b.bin", 100));
+        assert_eq!(store.range(&entry, 10..13).expect("reads").as_ref(), [10, 11, 12]);
+        assert_eq!(store.range(&entry, 100..100).expect("reads").len(), 0);
+        let error = store.range(&entry, 90..101).expect_err("past the end");
+        assert_eq!(error.exit(), Exit::BadData);
+        store.put("a/b.bin", vec![1; 200]).expect("puts another");
+        let error = store.range(&entry, 0..1).expect_err("another version");
+        assert!(error.exit() == Exit::BadData && error.to_string().contains("changed"), "{error}");
+        fs_err::remove_file(folder.path().join("a/b.bin")).expect("removes");
+        let error = store.range(&entry, 0..1).expect_err("gone");
+        assert!(error.exit() == Exit::BadData && error.to_string().contains("gone"), "{error}");
     }
 
     #[test]

@@ -63,6 +63,69 @@ fn a_tar_is_a_source_and_so_is_a_gzipped_one() {
     assert_ne!(plain.fingerprint(), packed.fingerprint());
 }
 
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 3).expect("compresses")
+}
+
+/// A zip file with `files`, deflated.
+fn zip_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, bytes) in files {
+        writer.start_file(*name, zip::write::FileOptions::default()).expect("begins");
+        writer.write_all(bytes).expect("writes");
+    }
+    writer.add_directory("folder.mid", zip::write::FileOptions::default()).expect("adds");
+    writer.add_symlink("link.mid", "x/b.mid", zip::write::FileOptions::default()).expect("adds");
+    writer.finish().expect("closes").into_inner()
+}
+
+#[test]
+fn a_tar_in_zstd_and_a_zip_are_sources_too() {
+    let plain = tar_of(&SONGS, |_| {});
+    let (packed, zipped) = (zstd(&plain), zip_of(&SONGS));
+    for bytes in [&packed, &zipped] {
+        conformance(&|per_unit| Box::new(opened(bytes, per_unit).expect("opens")), &PATHS);
+    }
+    let plain = contents(&opened(&plain, 2).expect("opens"));
+    assert_eq!(contents(&opened(&packed, 2).expect("opens")), plain);
+    assert_eq!(contents(&opened(&zipped, 2).expect("opens")), plain);
+}
+
+#[test]
+fn a_zip_keeps_the_rules_of_the_tar() {
+    let bytes = zip_of(&[
+        ("../up.mid", b"x"),
+        ("/absolute.mid", b"x"),
+        ("big.mid", &[1; 1001]),
+        ("a.mid", b"first"),
+        ("b.mid", &[7; 1000]),
+    ]);
+    let files = contents(&opened(&bytes, 9).expect("opens"));
+    let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(paths, ["big.mid", "a.mid", "b.mid"]);
+    assert_eq!(files[0].content, Content::TooLarge { bytes: 1001 });
+    assert_eq!(files[2].content, Content::Bytes(vec![7; 1000]));
+    assert_bad(&zip_of(&[("a.txt", b"x")]), "holds no .mid or .midi file");
+}
+
+#[test]
+fn a_damaged_member_of_a_zip_is_told_and_the_others_are_read() {
+    let noise: Vec<u8> = (0..900u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let bytes = zip_of(&[("a.mid", &noise), ("b.mid", b"whole")]);
+    let mut damaged = bytes.clone();
+    damaged[200] ^= 0x55;
+    // Packed in a way that is not known: the method in both headers of the first member.
+    let mut foreign = bytes;
+    let central = foreign.windows(4).position(|w| w == b"PK\x01\x02").expect("a directory");
+    foreign[8] = 97;
+    foreign[central + 10] = 97;
+    for bytes in [damaged, foreign] {
+        let files = contents(&opened(&bytes, 9).expect("opens"));
+        assert!(matches!(files[0].content, Content::Unreadable { .. }), "{:?}", files[0]);
+        assert_eq!(files[1].content, Content::Bytes(b"whole".to_vec()));
+    }
+}
+
 #[test]
 fn members_that_lead_elsewhere_are_left_out() {
     let strange = tar_of(&SONGS, |builder| {
@@ -121,6 +184,13 @@ fn a_cut_archive_is_an_error_wherever_it_is_cut() {
     for cut in (0..packed.len()).step_by(3) {
         assert_bad(&packed[..cut], "cannot read the archive");
     }
+    let (zstd, zip) = (zstd(&plain), zip_of(&SONGS));
+    for cut in (4..zstd.len()).step_by(3) {
+        assert_bad(&zstd[..cut], "cannot read the archive");
+    }
+    for cut in (4..zip.len()).step_by(7) {
+        assert_bad(&zip[..cut], "cannot read the archive");
+    }
     // The compressed stream is whole, what it holds is not.
     assert_bad(&gzip(&plain[..1024]), "it ends too early");
 }
@@ -147,6 +217,11 @@ fn an_archive_without_midi_files_is_an_error() {
 fn the_limits_are_named() {
     let bomb = tar_of(&[("zeros.mid", &vec![0; 4 << 20])], |_| {});
     assert_bad(&gzip(&bomb), "more than 200 times its size");
+    assert_bad(&zstd(&bomb), "more than 200 times its size");
+    let zeros = [0; 1000];
+    let names: Vec<String> = (0..2000).map(|i| format!("{i}.mid")).collect();
+    let flat: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &zeros[..])).collect();
+    assert_eq!(contents(&opened(&zip_of(&flat), 9).expect("within the limits")).len(), 2000);
 
     let mut header = Header::new_ustar();
     header.as_mut_bytes()[..1].copy_from_slice(b"a");
