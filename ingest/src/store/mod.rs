@@ -93,7 +93,14 @@ impl Store {
     /// The thread that talks to it cannot be started: exit code 1.
     pub fn over(inner: Arc<dyn ObjectStore>, shown: &str) -> Result<Self> {
         let prefix = ObjectPath::default();
-        Ok(Store { inner, prefix, shown: shown.to_owned(), local: None, runtime: runtime()? })
+        Ok(Store {
+            inner,
+            prefix,
+            shown: shown.to_owned(),
+            local: None,
+            runtime: runtime()?,
+            pause: connect::FIRST_PAUSE,
+        })
     }
 
     /// The store as the user named it, for messages.
