@@ -29,4 +29,6 @@ pub mod trainer;
 #[cfg(feature = "torch")]
 pub mod tuning;
 #[cfg(feature = "torch")]
+pub mod watch;
+#[cfg(feature = "torch")]
 pub mod wkv;

@@ -36,7 +36,7 @@ pub struct MetricLog {
     store: Store,
     name: String,
     text: String,
-    last: Option<Line>,
+    lines: Vec<Line>,
 }
 
 impl MetricLog {
@@ -45,7 +45,7 @@ impl MetricLog {
     /// # Errors
     /// The store fails (74). Lines that are not readable are dropped.
     pub fn open(store: &Store, name: &str, step: u64) -> Result<Self> {
-        let mut log = MetricLog { store: store.clone(), name: name.to_owned(), text: String::new(), last: None };
+        let mut log = MetricLog { store: store.clone(), name: name.to_owned(), text: String::new(), lines: Vec::new() };
         let old = store.get(name)?.unwrap_or_default();
         for text in String::from_utf8_lossy(&old).lines() {
             if let Ok(line) = serde_json::from_str::<Line>(text)
@@ -53,7 +53,7 @@ impl MetricLog {
             {
                 log.text.push_str(text);
                 log.text.push('\n');
-                log.last = Some(line);
+                log.lines.push(line);
             }
         }
         Ok(log)
@@ -67,13 +67,18 @@ impl MetricLog {
         let text = serde_json::to_string(&line).map_err(|e| Error::bug("a metric does not serialise").because(e))?;
         self.text.push_str(&text);
         self.text.push('\n');
-        self.last = Some(line);
+        self.lines.push(line);
         self.store.put(&self.name, self.text.clone().into_bytes())
     }
 
     /// The last line.
     pub fn last(&self) -> Option<&Line> {
-        self.last.as_ref()
+        self.lines.last()
+    }
+
+    /// All lines, by step.
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
     }
 }
 

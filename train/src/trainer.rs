@@ -20,6 +20,7 @@ use crate::plan::TrainPlan;
 use crate::step::{StepReport, evaluate, step};
 use crate::stopping::Best;
 use crate::tuning::{Tuning, TuningRecord};
+use crate::watch::{self, tensorboard::EventFile};
 use crate::wkv::{CpuWkv, WkvBackend};
 
 /// Most samples in one pass over the validation split; they are spread evenly over it.
@@ -186,6 +187,7 @@ fn run_rank(
     let train = Dataset::open(&data, &manifest, Split::Train)?;
     let valid = Dataset::open(&data, &manifest, Split::Valid)?;
     let log = MetricLog::open(&store, &format!("{folder}/metrics.jsonl"), begun_at)?;
+    let events = EventFile::new(&store, &folder, begun_at, log.lines());
     let saver = Saver::new(checkpoints.clone(), config.checkpoint.keep, lease, begun_at);
     let mut run = Run {
         group,
@@ -201,6 +203,7 @@ fn run_rank(
         record,
         optimizer,
         log,
+        events,
         tokens,
         valid_loss,
         skipped: 0,
@@ -210,6 +213,7 @@ fn run_rank(
     run.steps(progress, shutdown)?;
     let summary = run.summary()?;
     if run.group.is_first() {
+        watch::write(&run.store, &run.folder, run.log.lines())?;
         summary.write(&run.store, &summary_name)?;
     }
     run.group.wait_for_first("the end")?;
@@ -291,6 +295,7 @@ struct Run<'a> {
     record: Option<TuningRecord>,
     optimizer: AdamW,
     log: MetricLog,
+    events: EventFile,
     tokens: u64,
     /// Of the last pass over the validation split.
     valid_loss: Option<f64>,
@@ -436,7 +441,8 @@ impl Run<'_> {
             tokens_per_second: window.tokens_per_second(),
             filled: window.filled(),
             valid_loss,
-        })
+        })?;
+        self.log.last().map_or(Ok(()), |line| self.events.add(line))
     }
 
     fn message(&self) -> String {

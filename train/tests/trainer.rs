@@ -25,6 +25,8 @@ use tch::{Device, Kind, Tensor};
 
 use data_set::{CONTROL, VOCABULARY, experiment, ingest};
 
+const EVENTS: &str = "events.out.tfevents.00000000.midi-rwkv";
+
 fn train(out: &Path, sets: &[&str]) -> Result<Finished> {
     trainer::run(&experiment(out, sets), "small", &Progress::silent(), &Shutdown::manual())
 }
@@ -73,7 +75,7 @@ fn a_run_learns_and_leaves_its_records() {
     // 40 steps of 8 samples are 10 epochs and 10 samples of 31: about as many tokens as that.
     let epoch = manifest.split(Split::Train).tokens - manifest.split(Split::Train).samples;
     assert!(lines[7].tokens.abs_diff(epoch * 320 / 31) < epoch / 2);
-    for name in ["config.toml", "plan.json", "env.json", "summary.json"] {
+    for name in ["config.toml", "plan.json", "env.json", "summary.json", "metrics.parquet", EVENTS] {
         assert!(!file(out, name).is_empty());
     }
     assert_eq!(checkpoints(out).steps().expect("lists"), [30, 40], "two checkpoints stay");
