@@ -8,10 +8,8 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use midi_ingest::job::exit::{Error, Result};
-use parquet::arrow::ArrowWriter;
+use midi_ingest::shard::parquet_of;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
 
 /// The bytes of a Parquet file.
 pub use bytes::Bytes;
@@ -48,17 +46,8 @@ pub fn write<R: Row>(rows: &[R]) -> Result<Vec<u8>> {
     if let Some(flaw) = rows.iter().find_map(R::flaw) {
         return Err(failed(&flaw));
     }
-    let schema = Arc::new(Schema::new(R::fields()));
-    let batch = RecordBatch::try_new(Arc::clone(&schema), R::columns(rows)).map_err(|e| failed(&e))?;
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_created_by("midi-rwkv".into())
-        .build();
-    let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut bytes, schema, Some(properties)).map_err(|e| failed(&e))?;
-    writer.write(&batch).map_err(|e| failed(&e))?;
-    writer.close().map_err(|e| failed(&e))?;
-    Ok(bytes)
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(R::fields())), R::columns(rows)).map_err(|e| failed(&e))?;
+    parquet_of(&batch).map_err(|e| failed(&e))
 }
 
 /// The rows of a table; `name` is only for messages.

@@ -5,11 +5,13 @@ mod manifest;
 mod map;
 mod read;
 mod songs;
+mod table;
 mod write;
 
 pub use manifest::{Counts, FileRecord, MANIFEST, Manifest, SplitRecord, UnitRecord, VocabularyRecord};
 pub use read::ShardReader;
 pub use songs::{Song, Status, read_songs, write_songs};
+pub use table::parquet_of;
 pub use write::{Sample, write_shard};
 
 use serde::{Deserialize, Serialize};

@@ -9,12 +9,9 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
 
-use super::Split;
+use super::{Split, parquet_of};
 use crate::job::exit::{Error, Result};
 
 /// What became of a file.
@@ -98,10 +95,9 @@ pub fn write_songs(songs: &[Song]) -> Result<Vec<u8>> {
         programs.append(true);
         midi.append_option(song.midi.as_deref());
     }
-    let schema = Arc::new(schema());
     let failed = |e: &dyn std::fmt::Display| Error::bug(format!("a songs table does not fit its schema: {e}"));
     let batch = RecordBatch::try_new(
-        Arc::clone(&schema),
+        Arc::new(schema()),
         vec![
             text(|s| &s.id),
             text(|s| &s.path),
@@ -117,15 +113,7 @@ pub fn write_songs(songs: &[Song]) -> Result<Vec<u8>> {
         ],
     )
     .map_err(|e| failed(&e))?;
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_created_by("midi-rwkv".into())
-        .build();
-    let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut bytes, schema, Some(properties)).map_err(|e| failed(&e))?;
-    writer.write(&batch).map_err(|e| failed(&e))?;
-    writer.close().map_err(|e| failed(&e))?;
-    Ok(bytes)
+    parquet_of(&batch).map_err(|e| failed(&e))
 }
 
 /// The rows of a songs table; `name` is only for messages.

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Float64Array, RecordBatch, UInt64Array};
 use midi_ingest::job::exit::{Error, Result};
-use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
+use midi_ingest::shard::parquet_of;
 
 use crate::metrics::Line;
 
@@ -17,15 +15,7 @@ use crate::metrics::Line;
 pub fn parquet(lines: &[Line]) -> Result<Vec<u8>> {
     let failed = |e: &dyn std::fmt::Display| Error::bug(format!("cannot write the table of metrics: {e}"));
     let batch = batch(lines).map_err(|e| failed(&e))?;
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_created_by("midi-rwkv".into())
-        .build();
-    let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).map_err(|e| failed(&e))?;
-    writer.write(&batch).map_err(|e| failed(&e))?;
-    writer.close().map_err(|e| failed(&e))?;
-    Ok(bytes)
+    parquet_of(&batch).map_err(|e| failed(&e))
 }
 
 fn batch(lines: &[Line]) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
