@@ -15,6 +15,7 @@ use midi_ingest::job::exit::{Error, Result, at_path};
 use midi_ingest::job::{Experiment, Progress, Shutdown};
 use midi_ingest::score::{Meter, smf};
 use midi_ingest::shard::{MANIFEST, Manifest};
+use midi_ingest::store::Store;
 use midi_ingest::token::Tokenizer;
 use midi_train::checkpoint::open_model;
 use midi_train::wkv::{CpuWkv, WkvBackend};
@@ -187,14 +188,11 @@ fn infill(args: &InfillArgs, progress: &Progress) -> Result<String> {
 
 /// The meter of the data set that a tokenizer belongs to, as the manifest beside it says; as written without one.
 fn meter_beside(tokenizer: &Path) -> Result<Meter> {
-    let path = tokenizer.with_file_name(MANIFEST);
-    if !path.is_file() {
+    if !tokenizer.with_file_name(MANIFEST).is_file() {
         return Ok(Meter::AsWritten);
     }
-    let text = fs_err::read(&path).map_err(at_path("read", &path))?;
-    let manifest: Manifest = serde_json::from_slice(&text)
-        .map_err(|e| Error::data(format!("`{}` is not a manifest", path.display())).because(e))?;
-    Ok(manifest.meter)
+    let folder = tokenizer.parent().unwrap_or(Path::new("")).to_string_lossy();
+    Ok(Manifest::load(&Store::open(if folder.is_empty() { "." } else { &folder })?)?.meter)
 }
 
 #[cfg(test)]
