@@ -1,5 +1,6 @@
 //! The `[train.<model>]` tables of an experiment: what was written, with its defaults.
 
+use midi_ingest::job::exit::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// `[train.<model>]`: one model and how it is trained.
@@ -75,6 +76,22 @@ pub struct DistConfig {
 impl Default for DistConfig {
     fn default() -> Self {
         DistConfig { nproc: 1, timeout_seconds: 100, first_timeout_seconds: 300 }
+    }
+}
+
+impl TrainConfig {
+    /// What is tuned, in the modes that tune something.
+    ///
+    /// # Errors
+    /// `mode` and `base` do not go together: exit code 78.
+    pub fn tuned_on(&self) -> Result<Option<&str>> {
+        match (self.mode, self.base.as_deref()) {
+            (Mode::Pretrain, None) => Ok(None),
+            (Mode::Pretrain, Some(_)) => Err(Error::mismatch("`base` is for the modes `state` and `lora`")
+                .hint("set `mode`, or leave `base` out to train from the first values")),
+            (_, Some(base)) => Ok(Some(base)),
+            (_, None) => Err(Error::mismatch("`base` is missing").hint("name the model to tune, or its checkpoint")),
+        }
     }
 }
 

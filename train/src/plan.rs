@@ -180,13 +180,7 @@ fn check(config: &TrainConfig) -> Result<()> {
     if config.micro_batch.is_some_and(|micro| micro > config.global_batch) {
         return refuse("micro-batch", &config.micro_batch.unwrap_or(0), "at most `global-batch`");
     }
-    if config.mode == Mode::Pretrain && config.base.is_some() {
-        return Err(Error::mismatch("`base` is for the modes `state` and `lora`")
-            .hint("set `mode`, or leave `base` out to train from the first values"));
-    }
-    if config.mode != Mode::Pretrain && config.base.is_none() {
-        return Err(Error::mismatch("`base` is missing").hint("name the model to tune, or its checkpoint"));
-    }
+    config.tuned_on()?;
     if config.mode == Mode::State && config.data.pack {
         return Err(Error::mismatch("`data.pack` cannot be true where the state is tuned")
             .hint("every sequence begins from the tuned state, and a row has one beginning"));

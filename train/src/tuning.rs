@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use midi_ingest::job::Experiment;
-use midi_ingest::job::draws::{Draws, Keyed};
+use midi_ingest::job::draws::Keyed;
 use midi_ingest::job::exit::{Error, Result};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::checkpoint::{Commit, open_parameters};
 use crate::config::{LoraConfig, Mode, TrainConfig};
+use crate::model::init::{long, uniform};
 use crate::model::shape::HEAD;
 use crate::model::{LORA_A, LORA_B, LoraTerms, Parameters, Rwkv7, Shape, is_tuning, time_state_name};
 use crate::wkv::WkvBackend;
@@ -52,28 +53,20 @@ impl Tuning {
         vocabulary: &str,
         warn: &mut dyn FnMut(&str),
     ) -> Result<Option<Self>> {
-        let base = match (config.mode, &config.base) {
-            (Mode::Pretrain, _) => return Ok(None),
-            (_, Some(base)) => base,
-            (_, None) => {
-                return Err(Error::mismatch("`base` is missing").hint("name the model to tune, or its checkpoint"));
-            }
-        };
+        let Some(base) = config.tuned_on()? else { return Ok(None) };
         let out = experiment.out.trim_end_matches('/');
-        let beside = experiment.names("train").contains(base);
-        let uri = if beside { format!("{out}/train/{base}") } else { base.clone() };
-        let (parameters, commit) = open_parameters(&uri, warn)?;
+        let beside = experiment.names("train").iter().any(|name| name == base);
+        let uri = if beside { format!("{out}/train/{base}") } else { base.to_owned() };
+        let (parameters, commit, folder) = open_parameters(&uri, warn)?;
         if commit.tuning.is_some() {
             return Err(Error::mismatch(format!("the base `{uri}` is a tuned model itself"))
                 .hint("merge it first: `midi-train merge`"));
         }
         commit.expect_vocabulary(vocabulary)?;
         commit.expect_shape(shape)?;
-        let step = format!("step-{:08}", commit.step);
-        let at = match (beside, uri.trim_end_matches('/')) {
-            (true, _) => format!("../{base}/{step}"),
-            (false, uri) if uri.ends_with(&step) => uri.to_owned(),
-            (false, uri) => format!("{uri}/{step}"),
+        let at = match folder.strip_prefix(&format!("{out}/train/")) {
+            Some(below) if beside => format!("../{below}"),
+            _ => folder,
         };
         let scale = if config.mode == Mode::Lora { config.lora.alpha / config.lora.r as f64 } else { 0.0 };
         let record = TuningRecord { mode: config.mode, base: at, base_hash: commit.hash(), scale };
@@ -117,7 +110,7 @@ impl Tuning {
                 Some(saved) => saved.get(name)?.shallow_clone(),
                 None => first(),
             };
-            let wanted: Vec<i64> = size.iter().map(|&n| n as i64).collect();
+            let wanted = long(size);
             if tensor.size() != wanted {
                 return Err(Error::mismatch(format!("`{name}` is {:?} instead of {wanted:?}", tensor.size())));
             }
@@ -159,23 +152,13 @@ fn trained_names(shape: Shape, config: &TrainConfig) -> Vec<(String, Vec<usize>)
     }
 }
 
-/// The number of single parameters that `config` trains in a network of this shape.
-pub fn trained_count(shape: Shape, config: &TrainConfig) -> u64 {
-    trained_names(shape, config).iter().map(|(_, size)| size.iter().product::<usize>() as u64).sum()
-}
-
 /// First values: states and B are zero, A is uniform in ±1/√in (Kaiming's with a = √5), so that tuning begins
 /// at the base exactly.
 fn first(name: &str, size: &[usize], seed: u64) -> Tensor {
-    let count: usize = size.iter().product();
-    let values: Vec<f32> = if name.ends_with(LORA_A) {
-        let bound = 1.0 / (size[1] as f64).sqrt();
-        let mut draws = Keyed::new(seed, name, 0);
-        (0..count).map(|_| draws.uniform(-bound, bound) as f32).collect()
-    } else {
-        vec![0.0; count]
-    };
-    Tensor::from_slice(&values).reshape(size.iter().map(|&n| n as i64).collect::<Vec<_>>())
+    if name.ends_with(LORA_A) {
+        return uniform(size, 1.0 / (size[1] as f64).sqrt(), &mut Keyed::new(seed, name, 0));
+    }
+    Tensor::zeros(long(size), (Kind::Float, Device::Cpu))
 }
 
 /// The parameters of a plain network that computes what one with adapters does: W + (α/r)·B·A.
@@ -197,7 +180,7 @@ pub fn merged(parameters: &Parameters, scale: f64) -> Result<Parameters> {
                     Some(a) => weight + parameters.get(&format!("{stem}{LORA_B}"))?.matmul(a) * scale,
                     None => weight.copy(),
                 };
-                Ok((name.to_owned(), weight.to_device(Device::Cpu).to_kind(Kind::Float)))
+                Ok((name.to_owned(), weight))
             })
             .collect()
     })

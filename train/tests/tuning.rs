@@ -151,6 +151,25 @@ fn adapters_merged_into_the_weights_compute_the_same() {
 }
 
 #[test]
+fn a_merged_model_is_a_base_like_any_other() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path();
+    ingest(out, "v1");
+    let all = models(out, &["train.small.steps=4"]);
+    run(&all, "small").expect("trains");
+    run(&all, "lora").expect("tunes");
+    let uri = out.join("train/lora");
+    let backend = Arc::new(CpuWkv::new(Some(1)).expect("starts"));
+    let (model, commit) = open_model(uri.to_str().expect("utf-8"), backend, &mut |_| ()).expect("opens");
+    let merged = out.join("merged");
+    write_merged(&model, &commit, &merged).expect("merges");
+    let base = format!("train.state.base={}", merged.display());
+    run(&models(out, &["train.small.steps=4", &base]), "state").expect("tunes");
+    let tuned = open(out, "train/state");
+    assert!(!logits(&tuned).allclose(&logits(&open(out, "merged")), 1e-3, 1e-3, false));
+}
+
+#[test]
 fn another_base_or_shape_is_refused_with_both_named() {
     let folder = tempfile::tempdir().expect("folder");
     let out = folder.path();

@@ -84,10 +84,10 @@ impl Checkpoints {
 /// # Errors
 /// There is no checkpoint (78), or as [`Checkpoints::newest_valid`].
 pub fn open_model(uri: &str, backend: Arc<dyn WkvBackend>, warn: &mut dyn FnMut(&str)) -> Result<(Rwkv7, Commit)> {
-    let (trained, commit) = open_parameters(uri, warn)?;
+    let (trained, commit, _) = open_parameters(uri, warn)?;
     let Some(tuning) = &commit.tuning else { return Ok((Rwkv7::new(trained, backend)?, commit)) };
     let base_uri = beside(uri, &tuning.base);
-    let (mut all, base) = open_parameters(&base_uri, warn).map_err(|e| {
+    let (mut all, base, _) = open_parameters(&base_uri, warn).map_err(|e| {
         Error::new(e.exit(), format!("the base of the tuned model `{uri}` cannot be opened")).because(e)
     })?;
     if base.hash() != tuning.base_hash {
@@ -111,11 +111,12 @@ fn beside(uri: &str, base: &str) -> String {
     format!("{folder}/{sibling}")
 }
 
-/// The tensors of the checkpoint at `uri`, as [`open_model`] finds it; of a tuned model those that were trained.
+/// The tensors of the checkpoint at `uri`, as [`open_model`] finds it, its record and its own folder; of a tuned
+/// model the tensors that were trained.
 ///
 /// # Errors
 /// As [`open_model`].
-pub fn open_parameters(uri: &str, warn: &mut dyn FnMut(&str)) -> Result<(Parameters, Commit)> {
+pub fn open_parameters(uri: &str, warn: &mut dyn FnMut(&str)) -> Result<(Parameters, Commit, String)> {
     let none = || {
         Error::mismatch(format!("`{uri}` holds no checkpoint"))
             .hint("give a folder such as `runs/demo/train/<model>`, or one of its `step-…` folders")
@@ -127,10 +128,13 @@ pub fn open_parameters(uri: &str, warn: &mut dyn FnMut(&str)) -> Result<(Paramet
     if store.get(COMMIT)?.is_some() {
         let commit = read_commit(&store, "")?;
         let parameters = read_model(&store, "", &commit)?;
-        return Ok((parameters, commit));
+        return Ok((parameters, commit, uri.trim_end_matches('/').to_owned()));
     }
-    let loaded = Checkpoints::new(store, "").newest_valid(warn)?.ok_or_else(none)?;
-    Ok((loaded.parameters, loaded.commit))
+    let checkpoints = Checkpoints::new(store, "");
+    let Loaded { parameters, commit, .. } = checkpoints.newest_valid(warn)?.ok_or_else(none)?;
+    let step = checkpoints.at(commit.step, "");
+    let folder = format!("{}/{}", uri.trim_end_matches('/'), step.trim_end_matches('/'));
+    Ok((parameters, commit, folder))
 }
 
 fn read_commit(store: &Store, prefix: &str) -> Result<Commit> {

@@ -59,7 +59,8 @@ fn first(shape: Shape, seed: u64, name: &str, size: &[usize]) -> Tensor {
     }
 }
 
-fn long(size: &[usize]) -> Vec<i64> {
+/// A size as torch takes it.
+pub(crate) fn long(size: &[usize]) -> Vec<i64> {
     size.iter().map(|&n| n as i64).collect()
 }
 
@@ -69,7 +70,8 @@ fn channels(size: &[usize], f: &dyn Fn(f64) -> f64) -> Tensor {
     Tensor::from_slice(&values).reshape(long(size))
 }
 
-fn uniform(size: &[usize], bound: f64, draws: &mut Keyed) -> Tensor {
+/// Evenly from −`bound` to `bound`.
+pub(crate) fn uniform(size: &[usize], bound: f64, draws: &mut Keyed) -> Tensor {
     let values: Vec<f32> = (0..size.iter().product()).map(|_: usize| draws.uniform(-bound, bound) as f32).collect();
     Tensor::from_slice(&values).reshape(long(size))
 }
