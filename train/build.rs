@@ -36,7 +36,12 @@ fn headers(lib: &Path) -> PathBuf {
 
 fn build(lib: &Path) {
     println!("cargo::rerun-if-changed={SHIM}");
-    cc::Build::new()
+    let openmp = openmp(lib);
+    let mut build = cc::Build::new();
+    if openmp.is_some() {
+        build.flag("-fopenmp");
+    }
+    build
         .cpp(true)
         .std("c++17")
         .pic(true)
@@ -48,10 +53,21 @@ fn build(lib: &Path) {
         .include(headers(lib).join("torch/csrc/api/include"))
         .file(format!("{SHIM}/autograd.cpp"))
         .file(format!("{SHIM}/dist.cpp"))
+        .file(format!("{SHIM}/parallel.cpp"))
         .compile("midi_train_shim");
     println!("cargo::rustc-link-search=native={}", lib.display());
     println!("cargo::rustc-link-lib=torch_cpu");
     println!("cargo::rustc-link-lib=c10");
+    if let Some(openmp) = openmp {
+        println!("cargo::rustc-link-lib=dylib:+verbatim={openmp}");
+    }
     // A DT_RPATH, not a DT_RUNPATH: libraries that libtorch opens by name later are found through it too.
     println!("cargo::rustc-link-arg=-Wl,--disable-new-dtags,-rpath,{}", lib.display());
+}
+
+/// The OpenMP library that libtorch brings, by file name: loops of ours share its threads. Without one (a torch that is
+/// built with other threads) they run on the thread that calls.
+fn openmp(lib: &Path) -> Option<String> {
+    let names = std::fs::read_dir(lib).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter(|name| name.starts_with("libgomp")).min()
 }

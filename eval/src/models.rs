@@ -32,7 +32,7 @@ pub fn open(
     threads: usize,
     warn: &mut dyn FnMut(&str),
 ) -> Result<(Answerer, String)> {
-    let backend = || -> Result<Arc<dyn WkvBackend>> { Ok(Arc::new(CpuWkv::new(Some(threads))?)) };
+    let backend = || -> Result<Arc<dyn WkvBackend>> { Ok(Arc::new(CpuWkv::new())) };
     let mut trained = |uri: &str| {
         let (network, commit) = open_model(uri, backend()?, warn)?;
         commit.expect_vocabulary(&vocabulary.fingerprint)?;

@@ -27,7 +27,7 @@ fn main() -> Result<()> {
         _ => return Err(Error::mismatch("usage: speed LAYERS WIDTH VOCABULARY BATCH TIME [THREADS]")),
     };
     tch::set_num_threads(i32::try_from(threads).unwrap_or(1));
-    let backend: Arc<dyn WkvBackend> = Arc::new(CpuWkv::new(Some(threads))?);
+    let backend: Arc<dyn WkvBackend> = Arc::new(CpuWkv::new());
     let shape = Shape::new(layers, width, vocabulary)?;
     let mut model = Rwkv7::new(init(shape, 1), Arc::clone(&backend))?;
     println!("L{layers} D{width} V{vocabulary}, B{batch} T{time}, {threads} threads, {}", backend.name());

@@ -8,6 +8,8 @@ pub mod autograd;
 #[cfg(feature = "torch")]
 pub mod checkpoint;
 pub mod config;
+#[cfg(feature = "torch")]
+mod cpu;
 pub mod data;
 pub mod dist;
 #[cfg(feature = "torch")]

@@ -134,7 +134,7 @@ mod tests {
         if poisoned {
             let _ = no_grad(|| parameters.get("head.weight").expect("is there").shallow_clone().fill_(f64::NAN));
         }
-        let mut model = Rwkv7::new(parameters, Arc::new(CpuWkv::new(Some(1)).expect("starts"))).expect("fits");
+        let mut model = Rwkv7::new(parameters, Arc::new(CpuWkv::new())).expect("fits");
         model.set_trainable(true);
         model
     }

@@ -143,7 +143,7 @@ fn run_rank(
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = config.threads.unwrap_or((cores / rank_env.local_world.unwrap_or(1).max(1)).max(1));
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
-    let backend: Arc<dyn WkvBackend> = Arc::new(CpuWkv::new(Some(threads))?);
+    let backend: Arc<dyn WkvBackend> = Arc::new(CpuWkv::new());
     let env = Env::of("midi-train", env!("CARGO_PKG_VERSION"))
         .fact("threads", threads.to_string())
         .fact("wkv", backend.name())

@@ -111,7 +111,7 @@ fn backends() -> Vec<Arc<dyn WkvBackend>> {
 
 /// The backend that programs use.
 fn cpu() -> Arc<dyn WkvBackend> {
-    Arc::new(CpuWkv::new(None).expect("threads start"))
+    Arc::new(CpuWkv::new())
 }
 
 /// The largest of several errors, with its place. An error that is not a number counts as infinite.

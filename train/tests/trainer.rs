@@ -87,7 +87,7 @@ fn a_run_learns_and_leaves_its_records() {
 
     // Evaluation opens the model by the folder of checkpoints or by one of them.
     let open = |name: &str| {
-        let backend = std::sync::Arc::new(CpuWkv::new(Some(1)).expect("starts"));
+        let backend = std::sync::Arc::new(CpuWkv::new());
         open_model(out.join(name).to_str().expect("utf-8"), backend, &mut |text| panic!("{text}"))
     };
     let (model, commit) = open("train/small").expect("opens");
@@ -262,7 +262,7 @@ fn packed_rows_are_separate_rows() {
     let config = OptimizerConfig { l2wrap: 1e-2, ..OptimizerConfig::default() };
     let gradients = |batch: Batch| {
         let parameters: Parameters = init(shape, 3).iter().map(stirred).collect();
-        let mut model = Rwkv7::new(parameters, Arc::new(CpuWkv::new(Some(1)).expect("starts"))).expect("a network");
+        let mut model = Rwkv7::new(parameters, Arc::new(CpuWkv::new())).expect("a network");
         model.set_trainable(true);
         let mut optimizer = AdamW::new(config.clone(), model.parameters());
         let report = step(&mut model, &mut optimizer, &config, &[batch], 1e-3, &mut Group::solo()).expect("steps");
@@ -281,8 +281,7 @@ fn packed_rows_are_separate_rows() {
     }
 
     // What stands in front of a reset changes nothing behind it, to the bit.
-    let model =
-        Rwkv7::new(init(shape, 3).iter().map(stirred).collect(), Arc::new(CpuWkv::new(Some(1)).expect("starts")));
+    let model = Rwkv7::new(init(shape, 3).iter().map(stirred).collect(), Arc::new(CpuWkv::new()));
     let model = model.expect("a network");
     let resets = Resets::new(1, 9, &[4]).expect("fits");
     let ids = |first: [i64; 4]| Tensor::from_slice(&[first.as_slice(), &[5, 6, 7, 8, 9]].concat()).reshape([1, 9]);

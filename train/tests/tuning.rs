@@ -59,7 +59,7 @@ fn load(out: &Path, name: &str, step: u64) -> Loaded {
 
 fn open(out: &Path, name: &str) -> Rwkv7 {
     let uri = out.join(name);
-    let backend = Arc::new(CpuWkv::new(Some(1)).expect("starts"));
+    let backend = Arc::new(CpuWkv::new());
     open_model(uri.to_str().expect("utf-8"), backend, &mut |_| ()).expect("opens").0
 }
 
@@ -135,7 +135,7 @@ fn adapters_merged_into_the_weights_compute_the_same() {
     run(&all, "lora").expect("tunes");
     run(&all, "state").expect("tunes");
     let uri = out.join("train/lora");
-    let backend = || Arc::new(CpuWkv::new(Some(1)).expect("starts"));
+    let backend = || Arc::new(CpuWkv::new());
     let (model, commit) = open_model(uri.to_str().expect("utf-8"), backend(), &mut |_| ()).expect("opens");
     write_merged(&model, &commit, &out.join("merged")).expect("merges");
     let (plain, tuned) = (open(out, "merged"), logits(&model));
@@ -159,7 +159,7 @@ fn a_merged_model_is_a_base_like_any_other() {
     run(&all, "small").expect("trains");
     run(&all, "lora").expect("tunes");
     let uri = out.join("train/lora");
-    let backend = Arc::new(CpuWkv::new(Some(1)).expect("starts"));
+    let backend = Arc::new(CpuWkv::new());
     let (model, commit) = open_model(uri.to_str().expect("utf-8"), backend, &mut |_| ()).expect("opens");
     let merged = out.join("merged");
     write_merged(&model, &commit, &merged).expect("merges");
@@ -182,7 +182,7 @@ fn another_base_or_shape_is_refused_with_both_named() {
     std::fs::remove_dir_all(out.join("train/small")).expect("removes");
     run(&models(out, &["train.small.steps=4", "train.small.schedule.lr=0.002"]), "small").expect("trains another");
     let uri = out.join("train/lora");
-    let backend = Arc::new(CpuWkv::new(Some(1)).expect("starts"));
+    let backend = Arc::new(CpuWkv::new());
     let error = open_model(uri.to_str().expect("utf-8"), backend, &mut |_| ()).expect_err("the base changed");
     assert_eq!(error.exit(), Exit::Mismatch);
     assert!(error.to_string().contains("is not the base"), "{error}");

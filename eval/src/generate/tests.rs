@@ -21,7 +21,7 @@ fn tokenizer() -> Tokenizer {
 
 fn network(tokenizer: &Tokenizer) -> Rwkv7 {
     let shape = Shape::new(2, 64, tokenizer.size()).expect("a shape");
-    Rwkv7::new(init::init(shape, 3), Arc::new(CpuWkv::new(Some(2)).expect("starts"))).expect("a model")
+    Rwkv7::new(init::init(shape, 3), Arc::new(CpuWkv::new())).expect("a model")
 }
 
 /// `count` prompts of one and two bars in turn.
@@ -109,7 +109,7 @@ fn logits_that_are_no_numbers_end_the_job_as_diverged() {
     let tokenizer = tokenizer();
     let shape = Shape::new(2, 64, tokenizer.size()).expect("a shape");
     let weights = init::init(shape, 3).iter().map(|(name, value)| (name.to_owned(), value * f64::NAN)).collect();
-    let model = Rwkv7::new(weights, Arc::new(CpuWkv::new(Some(1)).expect("starts"))).expect("a model");
+    let model = Rwkv7::new(weights, Arc::new(CpuWkv::new())).expect("a model");
     let questions = questions(&tokenizer, 1);
     let error = answer(&model, &tokenizer, &questions, &sampler(5), 1, 16, &mut |_| Ok(())).expect_err("no numbers");
     assert_eq!(error.exit(), Exit::Diverged);

@@ -3,10 +3,10 @@
 use midi_ingest::job::exit::Result;
 use tch::Tensor;
 
+use super::fused::{shift, squared_relu};
 use super::linear::{Adapters, Linear};
 use super::parameters::Parameters;
 use super::resets::Resets;
-use super::time_mix::shifted;
 
 /// One layer's channel mixing: relu((x + (Δ(x) − x)∘x_k)·key)²·value, 4·D wide inside.
 #[derive(Debug)]
@@ -25,10 +25,17 @@ impl ChannelMix {
 
     /// `x` [B, T, D] after ln2, `before` the row before its first [B, D] (none: zeros), `resets` where the row
     /// before counts as zeros. Returns the output and the last row of `x`.
-    pub(super) fn forward(&self, x: &Tensor, before: Option<&Tensor>, resets: Option<&Resets>) -> (Tensor, Tensor) {
-        let mixed = x.addcmul(&(shifted(x, before, resets) - x), &self.mix);
-        let inside = self.key.forward(&mixed).relu();
-        let out = self.value.forward(&inside.square());
-        (out, x.select(1, -1))
+    ///
+    /// # Errors
+    /// Torch's.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        before: Option<&Tensor>,
+        resets: Option<&Resets>,
+    ) -> Result<(Tensor, Tensor)> {
+        let [mixed] = shift(x, before, [&self.mix], resets)?;
+        let out = self.value.forward(&squared_relu(&self.key.forward(&mixed))?);
+        Ok((out, x.select(1, -1)))
     }
 }

@@ -10,6 +10,8 @@ mod channel_mix;
 #[cfg(feature = "torch")]
 mod dropout;
 #[cfg(feature = "torch")]
+mod fused;
+#[cfg(feature = "torch")]
 pub mod init;
 #[cfg(feature = "torch")]
 mod linear;

@@ -18,6 +18,8 @@ const FORGET: f64 = 5.0;
 pub struct Resets {
     /// [B, T, 1], true at these places.
     mask: Tensor,
+    /// The same, row by row.
+    begins: Vec<bool>,
 }
 
 impl Resets {
@@ -32,7 +34,16 @@ impl Resets {
         }
         let mut mask = Tensor::zeros([count], (Kind::Bool, Device::Cpu));
         let _ = mask.f_index_fill_(0, &Tensor::from_slice(places), 1).map_err(fault::torch)?;
-        Ok(Resets { mask: mask.reshape([rows as i64, columns as i64, 1]) })
+        let mut begins = vec![false; rows * columns];
+        for &place in places {
+            begins[place as usize] = true;
+        }
+        Ok(Resets { mask: mask.reshape([rows as i64, columns as i64, 1]), begins })
+    }
+
+    /// Whether a sequence begins, for each place.
+    pub(super) fn begins(&self) -> &[bool] {
+        &self.begins
     }
 
     /// `x` [B, T, D] with zeros at these places.

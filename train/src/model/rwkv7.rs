@@ -305,7 +305,7 @@ mod tests {
             (name.to_owned(), tensor + (n * 0.7 + name.len() as f64).sin() * 0.1)
         };
         let parameters = init(shape, 3).iter().map(stirred).collect();
-        Rwkv7::new(parameters, Arc::new(CpuWkv::new(Some(1)).expect("starts"))).expect("a network")
+        Rwkv7::new(parameters, Arc::new(CpuWkv::new())).expect("a network")
     }
 
     fn ids(rows: i64, columns: i64) -> Tensor {

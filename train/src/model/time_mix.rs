@@ -3,19 +3,14 @@
 use std::sync::Arc;
 
 use midi_ingest::job::exit::Result;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
+use super::fused::{Raw, Read, Terms, output, parts, shift, terms};
 use super::linear::{Adapters, Linear};
 use super::parameters::Parameters;
 use super::resets::Resets;
 use super::shape::HEAD;
 use crate::wkv::{Inputs, WkvBackend, wkv};
-
-/// Epsilon of the group norm: 1e-5 times the square of the head size divisor, 8.
-const GROUP_NORM_EPSILON: f64 = 64e-5;
-
-/// Least norm that the removal direction is divided by.
-const LEAST_NORM: f64 = 1e-12;
 
 /// One layer's time mixing. Comments name the letters of the equations; shapes are [B, T, D] unless said.
 #[derive(Debug)]
@@ -115,64 +110,49 @@ impl TimeMix {
         stages: Option<Stages<'_>>,
     ) -> Result<Mixed> {
         let (batch, time, width) = x.size3().map_err(crate::fault::torch)?;
-        let delta = shifted(x, before, resets) - x;
-        let [x_r, x_w, x_k, x_v, x_a, x_g] = self.mixes.each_ref().map(|mix| x.addcmul(&delta, mix));
+        let [x_r, x_w, x_k, x_v, x_a, x_g] = shift(x, before, self.mixes.each_ref(), resets)?;
 
         let r = self.receptance.forward(&x_r);
-        // ŵ = −softplus(−ω) − ½, and −softplus(−ω) is the logarithm of the sigmoid of ω.
-        let w = self.w.apply(&x_w, |inside| inside.tanh()).log_sigmoid() - 0.5;
-        let k_0 = self.key.forward(&x_k);
         let v_own = self.value.forward(&x_v);
-        let (v, v_first) = match v_first {
-            Some(v_first) => {
-                let towards = self.v.apply(&x_v, |inside| inside).sigmoid();
-                (v_own.lerp_tensor(v_first, &towards), v_first.shallow_clone())
-            }
-            None => (v_own.shallow_clone(), v_own),
-        };
-        let a = self.a.apply(&x_a, |inside| inside).sigmoid();
+        let towards = v_first.map(|v_first| (self.v.apply(&x_v, |inside| inside), v_first));
+        let a_raw = self.a.apply(&x_a, |inside| inside);
+        let Terms { w, k, v, away, back } = terms(Raw {
+            w: &self.w.apply(&x_w, |inside| inside.tanh()),
+            k: &self.key.forward(&x_k),
+            v: &v_own,
+            a: &a_raw,
+            towards: towards.as_ref().map(|(towards, v_first)| (towards, *v_first)),
+            k_k: &self.k_k,
+            k_a: &self.k_a,
+        })?;
         let g = self.g.apply(&x_g, |inside| inside.sigmoid());
 
         let heads = |x: &Tensor| x.view([batch, time, self.heads, HEAD as i64]);
-        let kappa = heads(&(&k_0 * &self.k_k));
-        let norm = kappa.norm_scalaropt_dim(2, [-1i64].as_slice(), true);
-        let kappa = kappa / norm.clamp_min(LEAST_NORM);
-        // k₀·(1 + (a − 1)·k_a)
-        let unchanged: Tensor = 1.0 - &self.k_a;
-        let k = &k_0 * unchanged.addcmul(&a, &self.k_a);
-
-        let (r_h, k_h, v_h, a_h) = (heads(&r), heads(&k), heads(&v), heads(&a));
-        let (away, back) = (-&kappa, &kappa * a_h);
-        let w_h = heads(&w);
-        let (w_h, away) = match resets {
-            Some(resets) => resets.forget(&w_h, &away),
-            None => (w_h, away),
+        let (r_h, k_h, v_h, b_h) = (heads(&r), heads(&k), heads(&v), heads(&back));
+        let (w_h, a_h) = match resets {
+            Some(resets) => resets.forget(&heads(&w), &heads(&away)),
+            None => (heads(&w), heads(&away)),
         };
-        let inputs = Inputs { r: &r_h, w: &w_h, k: &k_h, v: &v_h, a: &away, b: &back, s0 };
+        let inputs = Inputs { r: &r_h, w: &w_h, k: &k_h, v: &v_h, a: &a_h, b: &b_h, s0 };
         let (y, state) = wkv(backend, inputs, differentiable)?;
-
-        let y = y.view([batch * time, width]);
-        let normed = y
-            .group_norm(self.heads, Some(&self.norm_weight), Some(&self.norm_bias), GROUP_NORM_EPSILON, false)
-            .view([batch, time, self.heads, HEAD as i64]);
-        let strength = (&r_h * &k_h * &self.r_k).sum_dim_intlist([-1i64].as_slice(), true, None::<Kind>);
-        let mixed = normed.addcmul(&strength, &v_h).view([batch, time, width]);
-        let out = self.output.forward(&(mixed * &g));
+        let y = y.view([batch, time, width]);
+        let (weight, bias) = (&self.norm_weight, &self.norm_bias);
+        let read = Read { y: &y, r: &r, k: &k, v: &v, g: &g, r_k: &self.r_k, weight, bias };
+        let out = self.output.forward(&output(read)?);
 
         if let Some(stages) = stages {
-            let bonus = (&strength * &v_h).view([batch, time, width]);
-            let flat = |x: &Tensor| x.reshape([batch, time, width]);
+            let (normed, bonus) = parts(read);
             let all = [
                 ("ln1", x),
                 ("r", &r),
                 ("w", &w),
                 ("k", &k),
                 ("v", &v),
-                ("a", &a),
+                ("a", &a_raw.sigmoid()),
                 ("g", &g),
-                ("kk", &flat(&kappa)),
-                ("wkv", &flat(&y)),
-                ("gn", &flat(&normed)),
+                ("kk", &-&away),
+                ("wkv", &y),
+                ("gn", &normed),
                 ("bonus", &bonus),
                 ("att_out", &out),
             ];
@@ -180,19 +160,6 @@ impl TimeMix {
                 stages(&format!("act.{}.{name}", self.layer), tensor);
             }
         }
-        Ok(Mixed { out, v_first, shift: x.select(1, time - 1), state })
+        Ok(Mixed { out, v_first: v_first.map_or(v_own, Tensor::shallow_clone), shift: x.select(1, time - 1), state })
     }
-}
-
-/// The rows of x [B, T, D] moved one step later; the first is `before` [B, D], or zeros, and those at
-/// `resets` are zeros.
-pub(super) fn shifted(x: &Tensor, before: Option<&Tensor>, resets: Option<&Resets>) -> Tensor {
-    let size = x.size();
-    let (batch, time) = (size[0], size[1]);
-    let first = match before {
-        Some(before) => before.unsqueeze(1),
-        None => Tensor::zeros([batch, 1, size[2]], (x.kind(), x.device())),
-    };
-    let moved = if time == 1 { first } else { Tensor::cat(&[first, x.narrow(1, 0, time - 1)], 1) };
-    resets.map_or_else(|| moved.shallow_clone(), |resets| resets.zero(&moved))
 }

@@ -3,10 +3,13 @@
 use std::ops::Range;
 
 use midi_ingest::job::exit::{Error, Result};
-use tch::{Tensor, no_grad};
+use multiversion::multiversion;
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::groups::{Group, group};
 use crate::config::OptimizerConfig;
+use crate::cpu::lanes::{InPlace, Lanes};
+use crate::cpu::parallel;
 use crate::dist::{Group as Ranks, shard};
 use crate::model::Parameters;
 
@@ -170,26 +173,86 @@ impl AdamW {
                     }
                     None => grad,
                 };
-                let grad = if factor == 1.0 { grad } else { grad * factor };
-                let _ = slot.first.lerp_(&grad, 1.0 - beta1);
-                let _ = slot.second.lerp_(&grad.square(), 1.0 - beta2);
-                let root = (&slot.second / correction2).sqrt_() + epsilon;
                 let rate = lr * slot.group.rate;
-                if slot.group.decays {
-                    let _ = parameter.g_mul_scalar_(1.0 - rate * weight_decay);
-                }
-                parameter -= &slot.first / root * (rate / correction1);
+                let change = Change {
+                    factor,
+                    share: 1.0 - beta1,
+                    share_of_squares: 1.0 - beta2,
+                    correction_of_squares: correction2,
+                    epsilon,
+                    kept: if slot.group.decays { 1.0 - rate * weight_decay } else { 1.0 },
+                    rate: rate / correction1,
+                };
+                change.apply(&mut parameter, &grad, &mut slot.first, &mut slot.second)?;
             }
             Ok(())
         })
     }
 }
 
+/// One update of one parameter, all its numbers known.
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    /// What gradients are multiplied by.
+    factor: f64,
+    /// The share of the new gradient in the first moment.
+    share: f64,
+    /// The share of its square in the second.
+    share_of_squares: f64,
+    /// What the second moment is divided by.
+    correction_of_squares: f64,
+    epsilon: f64,
+    /// What decay leaves of the parameter.
+    kept: f64,
+    /// The learning rate, with the correction of the first moment.
+    rate: f64,
+}
+
+/// Values that one task takes.
+const PIECE: usize = 1 << 15;
+
+impl Change {
+    /// In one pass over memory on the CPU, else in torch's operators.
+    fn apply(self, parameter: &mut Tensor, grad: &Tensor, first: &mut Tensor, second: &mut Tensor) -> Result<()> {
+        if grad.kind() == Kind::Float && grad.device() == Device::Cpu {
+            let all = (InPlace::of(parameter), InPlace::of(first), InPlace::of(second));
+            if let (Some(mut parameter), Some(mut first), Some(mut second)) = all {
+                let grad = Lanes::of(grad)?;
+                let moments = first.values().chunks_mut(PIECE).zip(second.values().chunks_mut(PIECE));
+                let pieces = parameter.values().chunks_mut(PIECE).zip(grad.values().chunks(PIECE)).zip(moments);
+                parallel::each(pieces.collect(), |_, ((parameter, grad), (first, second))| {
+                    update(self, parameter, grad, first, second);
+                });
+                return Ok(());
+            }
+        }
+        let grad = if self.factor == 1.0 { grad.shallow_clone() } else { grad * self.factor };
+        let _ = first.lerp_(&grad, self.share);
+        let _ = second.lerp_(&grad.square(), self.share_of_squares);
+        let root = (&*second / self.correction_of_squares).sqrt_() + self.epsilon;
+        let _ = parameter.g_mul_scalar_(self.kept);
+        *parameter -= &*first / root * self.rate;
+        Ok(())
+    }
+}
+
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn update(change: Change, parameter: &mut [f32], grad: &[f32], first: &mut [f32], second: &mut [f32]) {
+    let (factor, share, share_of_squares) = (change.factor as f32, change.share as f32, change.share_of_squares as f32);
+    let (correction, epsilon) = (change.correction_of_squares as f32, change.epsilon as f32);
+    let (kept, rate) = (change.kept as f32, change.rate as f32);
+    for (((parameter, grad), first), second) in parameter.iter_mut().zip(grad).zip(first).zip(second) {
+        let grad = grad * factor;
+        *first += (grad - *first) * share;
+        *second += (grad * grad - *second) * share_of_squares;
+        *parameter = *parameter * kept - *first / ((*second / correction).sqrt() + epsilon) * rate;
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use tch::Kind;
-
     use super::*;
+    use crate::wkv::conformance::relative_difference;
 
     fn parameters() -> Parameters {
         let leaf = |values: &[f32], size: &[i64]| Tensor::from_slice(values).reshape(size).set_requires_grad(true);
@@ -219,6 +282,30 @@ mod tests {
         near(values("a.weight"), &[0.85, -1.8, 2.75, -3.7]);
         near(values("blocks.0.att.w0"), &[0.8, 1.8]);
         near(values("unused"), &[5.0]);
+    }
+
+    #[test]
+    fn the_loop_over_memory_is_the_update_of_torchs_operators() {
+        let change = Change {
+            factor: 0.3,
+            share: 0.1,
+            share_of_squares: 0.01,
+            correction_of_squares: 0.4,
+            epsilon: 1e-8,
+            kept: 0.9,
+            rate: 0.02,
+        };
+        let run = |kind: Kind| {
+            let wave =
+                |salt: f64| (Tensor::arange(70_000, tch::kind::DOUBLE_CPU) * 0.7 + salt).sin().to_kind(Kind::Float);
+            let [mut parameter, grad, mut first, second] = [1.0, 2.0, 3.0, 4.0].map(|salt| wave(salt).to_kind(kind));
+            let mut second = second.square();
+            change.apply(&mut parameter, &grad, &mut first, &mut second).expect("updates");
+            [parameter, first, second]
+        };
+        for (found, truth) in run(Kind::Float).iter().zip(&run(Kind::Double)) {
+            assert!(relative_difference(found, truth) < 3e-7);
+        }
     }
 
     #[test]

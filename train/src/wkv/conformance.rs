@@ -152,12 +152,12 @@ mod tests {
 
     #[test]
     fn the_cpu_backend_conforms() {
-        passes(CpuWkv::new(None).expect("starts"));
+        passes(CpuWkv::new());
     }
 
     #[test]
     fn the_portable_cpu_backend_conforms() {
-        passes(CpuWkv::portable(Some(1)).expect("starts"));
+        passes(CpuWkv::portable());
     }
 
     #[test]
@@ -180,24 +180,11 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_threads_changes_nothing() {
-        let case = Case { batch: 3, time: 40, heads: 2, initial_state: true, final_gradient: true };
-        let drawn = draw(case, 1);
-        let with = |threads| {
-            let backend: Arc<dyn WkvBackend> = Arc::new(CpuWkv::new(Some(threads)).expect("starts"));
-            all_tensors(&backend, case, &drawn, Kind::Float, Device::Cpu).expect("runs")
-        };
-        for ((name, one), (_, many)) in with(1).iter().zip(&with(3)) {
-            assert!(one.equal(many), "{name}");
-        }
-    }
-
-    #[test]
     fn inputs_that_do_not_agree_are_refused() {
         let x = Tensor::zeros([1, 2, 1, HEAD], (Kind::Float, Device::Cpu));
         let short = Tensor::zeros([1, 1, 1, HEAD], (Kind::Float, Device::Cpu));
         let inputs = Inputs { r: &x, w: &x, k: &short, v: &x, a: &x, b: &x, s0: None };
-        let error = CpuWkv::new(Some(1)).expect("starts").forward(inputs, false).expect_err("refuses");
+        let error = CpuWkv::new().forward(inputs, false).expect_err("refuses");
         assert!(error.to_string().contains("k is [1, 1, 1, 64]"), "{error}");
     }
 }

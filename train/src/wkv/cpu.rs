@@ -1,57 +1,38 @@
 //! The WKV operator on CPU cores: f32, sequential in time, one (sequence, head) a task.
 
 use midi_ingest::job::exit::{Error, Result};
-use rayon::ThreadPool;
-use rayon::prelude::*;
+use multiversion::multiversion;
 use tch::Tensor;
 
 use super::kernel::{self, CHUNK, Flavour, Head, HeadGradients, Row, Strided, rows_mut, states, states_mut};
-use super::lanes::{Fresh, Lanes};
 use super::{Forward, Gradients, HEAD, Inputs, Sizes, WkvBackend};
+use crate::cpu::lanes::{Fresh, Lanes};
+use crate::cpu::{parallel, scalar};
 
-/// Steps of all heads together below which starting threads costs more than it saves.
-const WORTH_THREADS: usize = 64;
+/// Values that one task takes where they do not depend on each other.
+const PIECE: usize = 1 << 14;
 
 /// The implementation for the CPU. Its results do not depend on the number of threads.
 #[derive(Debug)]
 pub struct CpuWkv {
-    pool: ThreadPool,
     flavour: Flavour,
 }
 
 impl CpuWkv {
-    /// With as many threads as `threads`, or as there are cores.
-    ///
-    /// # Errors
-    /// The threads cannot be started.
-    pub fn new(threads: Option<usize>) -> Result<Self> {
-        Self::with(threads, Flavour::detect())
+    /// With the instructions that this CPU has.
+    pub fn new() -> Self {
+        CpuWkv { flavour: Flavour::detect() }
     }
 
-    /// As [`CpuWkv::new`], without any instruction that not every machine has.
-    ///
-    /// # Errors
-    /// As [`CpuWkv::new`].
-    pub fn portable(threads: Option<usize>) -> Result<Self> {
-        Self::with(threads, Flavour::Portable)
+    /// Without any instruction that not every machine has.
+    pub fn portable() -> Self {
+        CpuWkv { flavour: Flavour::Portable }
     }
+}
 
-    fn with(threads: Option<usize>, flavour: Flavour) -> Result<Self> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.unwrap_or(0))
-            .thread_name(|i| format!("wkv-{i}"))
-            .build()
-            .map_err(|e| Error::bug("cannot start the threads of the WKV operator").because(e))?;
-        Ok(CpuWkv { pool, flavour })
-    }
-
-    /// Runs `work` on every task, on the pool if there is enough to do.
-    fn each<T: Send>(&self, sizes: Sizes, tasks: Vec<T>, work: impl Fn(usize, T) + Sync + Send) {
-        if sizes.batch * sizes.heads * sizes.time < WORTH_THREADS || self.pool.current_num_threads() == 1 {
-            tasks.into_iter().enumerate().for_each(|(index, task)| work(index, task));
-        } else {
-            self.pool.install(|| tasks.into_par_iter().enumerate().for_each(|(index, task)| work(index, task)));
-        }
+impl Default for CpuWkv {
+    fn default() -> Self {
+        CpuWkv::new()
     }
 }
 
@@ -70,9 +51,9 @@ impl WkvBackend for CpuWkv {
         let rows = read.rows(sizes);
         let Sizes { batch, time, heads } = sizes;
         let chunks = if keep { time.div_ceil(CHUNK) } else { 0 };
-        let mut y = Fresh::zeros(&inputs.r.size())?;
+        let mut y = Fresh::unset(&inputs.r.size())?;
         let mut state = initial(&inputs, inputs.s0, sizes)?;
-        let mut border = Fresh::zeros(&[batch as i64, heads as i64, chunks as i64, HEAD, HEAD])?;
+        let mut border = Fresh::unset(&[batch as i64, heads as i64, chunks as i64, HEAD, HEAD])?;
 
         let mut borders = states_mut(border.values());
         let tasks: Vec<_> = by_head(y.values(), sizes)
@@ -80,7 +61,7 @@ impl WkvBackend for CpuWkv {
             .zip(states_mut(state.values()))
             .map(|(y, state)| (y, state, borders.split_off_mut(..chunks).unwrap_or_default()))
             .collect();
-        self.each(sizes, tasks, |index, (mut y, state, border)| {
+        parallel::each(tasks, |index, (mut y, state, border)| {
             kernel::forward(self.flavour, &rows.head(index), state, &mut y, border);
         });
         let kept = if keep { vec![border.done()] } else { Vec::new() };
@@ -108,7 +89,7 @@ impl WkvBackend for CpuWkv {
         let mut g = initial(&inputs, d_state, sizes)?;
         let mut fresh = Vec::new();
         for _ in 0..6 {
-            fresh.push(Fresh::zeros(&inputs.r.size())?);
+            fresh.push(Fresh::unset(&inputs.r.size())?);
         }
         let [dr, dd, dk, dv, da, db] = fresh.as_mut_slice() else {
             return Err(Error::bug("six gradients were made"));
@@ -122,16 +103,19 @@ impl WkvBackend for CpuWkv {
             grads.push(HeadGradients { r, d, k, v, a, b });
         }
         let tasks: Vec<_> = grads.into_iter().zip(states_mut(g.values())).collect();
-        self.each(sizes, tasks, |index, (mut grads, g)| {
+        parallel::each(tasks, |index, (mut grads, g)| {
             let border = &borders[index * chunks..][..chunks];
             let dy = strided(dy, sizes, index);
             kernel::backward(self.flavour, &rows.head(index), border, dy, g, &mut grads);
         });
+        if let Some(dd) = fresh.get_mut(1) {
+            let logs = read.log_decay.chunks(PIECE);
+            let tasks = dd.values().chunks_mut(PIECE).zip(read.decay.chunks(PIECE).zip(logs)).collect();
+            parallel::each(tasks, |_, (grad, (decay, log))| through_decay(grad, decay, log));
+        }
         let mut done = fresh.into_iter().map(Fresh::done);
         let mut next = || done.next().ok_or_else(|| Error::bug("six gradients were made"));
-        let (dr, dd, dk, dv, da, db) = (next()?, next()?, next()?, next()?, next()?, next()?);
-        // dw = dd · d · (−exp w), and −exp w is the logarithm of d.
-        let dw = dd * &read.decay * &read.log_decay;
+        let (dr, dw, dk, dv, da, db) = (next()?, next()?, next()?, next()?, next()?, next()?);
         Ok(Gradients { dr, dw, dk, dv, da, db, ds0: g.done() })
     }
 }
@@ -139,13 +123,12 @@ impl WkvBackend for CpuWkv {
 /// The inputs in memory, with the decay after its exponentials.
 struct Read {
     r: Lanes,
-    d: Lanes,
     k: Lanes,
     v: Lanes,
     a: Lanes,
     b: Lanes,
-    decay: Tensor,
-    log_decay: Tensor,
+    decay: Vec<f32>,
+    log_decay: Vec<f32>,
 }
 
 /// The inputs as slices, which threads can share.
@@ -162,11 +145,13 @@ struct Rows<'a> {
 
 impl Read {
     fn of(inputs: &Inputs<'_>) -> Result<Self> {
-        let log_decay = -inputs.w.detach().exp();
-        let decay = log_decay.exp();
+        let w = Lanes::of(inputs.w)?;
+        let (mut decay, mut log_decay) = (vec![0.0; w.values().len()], vec![0.0; w.values().len()]);
+        let made = decay.chunks_mut(PIECE).zip(log_decay.chunks_mut(PIECE));
+        let tasks = w.values().chunks(PIECE).zip(made).collect();
+        parallel::each(tasks, |_, (w, (decay, log))| decays(w, decay, log));
         Ok(Read {
             r: Lanes::of(inputs.r)?,
-            d: Lanes::of(&decay)?,
             k: Lanes::of(inputs.k)?,
             v: Lanes::of(inputs.v)?,
             a: Lanes::of(inputs.a)?,
@@ -180,7 +165,7 @@ impl Read {
         Rows {
             sizes,
             r: self.r.values(),
-            d: self.d.values(),
+            d: &self.decay,
             k: self.k.values(),
             v: self.v.values(),
             a: self.a.values(),
@@ -194,6 +179,23 @@ impl<'a> Rows<'a> {
     fn head(self, index: usize) -> Head<'a> {
         let rows = |values| strided(values, self.sizes, index);
         Head { r: rows(self.r), d: rows(self.d), k: rows(self.k), v: rows(self.v), a: rows(self.a), b: rows(self.b) }
+    }
+}
+
+/// The decay, exp(−exp w), and its logarithm.
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn decays(w: &[f32], decay: &mut [f32], log: &mut [f32]) {
+    for ((&w, decay), log) in w.iter().zip(decay).zip(log) {
+        *log = -scalar::exp(w);
+        *decay = scalar::exp(*log);
+    }
+}
+
+/// From the gradient of the decay to that of w, in its place: dw = dd · d · (−exp w).
+#[multiversion(targets("x86_64+avx2+fma"))]
+fn through_decay(grad: &mut [f32], decay: &[f32], log: &[f32]) {
+    for ((grad, decay), log) in grad.iter_mut().zip(decay).zip(log) {
+        *grad *= decay * log;
     }
 }
 

@@ -13,7 +13,6 @@
 pub mod conformance;
 mod cpu;
 mod kernel;
-mod lanes;
 mod reference;
 mod vector;
 
