@@ -442,7 +442,8 @@ impl Run<'_> {
             filled: window.filled(),
             valid_loss,
         })?;
-        self.log.last().map_or(Ok(()), |line| self.events.add(line))
+        self.log.last().map_or(Ok(()), |line| self.events.add(line))?;
+        if valid_loss.is_some() { watch::report(&self.store, &self.folder, self.log.lines()) } else { Ok(()) }
     }
 
     fn message(&self) -> String {

@@ -75,7 +75,7 @@ fn a_run_learns_and_leaves_its_records() {
     // 40 steps of 8 samples are 10 epochs and 10 samples of 31: about as many tokens as that.
     let epoch = manifest.split(Split::Train).tokens - manifest.split(Split::Train).samples;
     assert!(lines[7].tokens.abs_diff(epoch * 320 / 31) < epoch / 2);
-    for name in ["config.toml", "plan.json", "env.json", "summary.json", "metrics.parquet", EVENTS] {
+    for name in ["config.toml", "plan.json", "env.json", "summary.json", "metrics.parquet", "report.html", EVENTS] {
         assert!(!file(out, name).is_empty());
     }
     assert_eq!(checkpoints(out).steps().expect("lists"), [30, 40], "two checkpoints stay");
