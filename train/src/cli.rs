@@ -47,7 +47,8 @@ enum Command {
     },
     /// Write a model tuned by LoRA as one that stands alone
     Merge {
-        /// A checkpoint's folder, or a folder of checkpoints, of which the newest whole one is taken
+        /// A checkpoint's folder, or a folder of checkpoints, of which the best is taken where training looks
+        /// for it (early-stop), else the newest whole one
         #[arg(value_name = "CHECKPOINT_DIR")]
         checkpoint: String,
         /// The new checkpoint's folder
@@ -71,7 +72,8 @@ enum Command {
     },
     /// Print what a checkpoint or a file of weights holds
     Inspect {
-        /// A checkpoint's folder, a folder of checkpoints, of which the newest whole one is taken, or a file
+        /// A checkpoint's folder, a folder of checkpoints, of which the best or newest is taken as by `merge`,
+        /// or a file
         #[arg(value_name = "CHECKPOINT_DIR")]
         checkpoint: String,
     },
@@ -145,7 +147,7 @@ fn train(env: &RankEnv, experiment: &Experiment, model: Option<&str>) -> Result<
     if !group.is_first() {
         return Ok(String::new());
     }
-    Ok(format!("{}\ncheckpoint: {}", finished.summary, finished.summary.checkpoint))
+    Ok(format!("{}\n{}", finished.summary, finished.summary.places()))
 }
 
 /// Puts the error where torchrun looks for what went wrong first.
@@ -236,6 +238,12 @@ fn inspect(checkpoint: &str) -> Result<String> {
         line("tuned", format!("{:?} on `{}` ({})", tuning.mode, tuning.base, tuning.base_hash))?;
     }
     line("valid loss", commit.valid_loss.map_or_else(|| "not taken".to_owned(), |loss| format!("{loss:.4}")))?;
+    if let Some(lowest) = commit.lowest {
+        line("best", format!("{:.4} at step {}", lowest.loss, lowest.step))?;
+    }
+    if let Some(epoch) = commit.lease_epoch {
+        line("lease epoch", epoch.to_string())?;
+    }
     line("contents", commit.hash())?;
     for part in &commit.files {
         line("file", format!("{} ({} bytes, sha256 {})", part.name, part.bytes, part.sha256))?;

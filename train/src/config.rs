@@ -53,7 +53,7 @@ pub struct TrainConfig {
     #[serde(default)]
     pub threads: Option<usize>,
     /// Steps whose loss or gradients may be not finite before training stops; each is left out, on all ranks.
-    /// Counted from each start. 0 stops at the first.
+    /// Counted over the whole run, however often it was started. 0 stops at the first.
     #[serde(default)]
     pub skip_nonfinite: u64,
     /// Several processes.
@@ -295,7 +295,8 @@ impl Default for CheckpointConfig {
     }
 }
 
-/// `[train.<model>.early-stop]`: training ends when passes over the validation split bring nothing more.
+/// `[train.<model>.early-stop]`: training ends when passes over the validation split bring nothing more. The checkpoint
+/// of the lowest validation loss is kept, and is what evaluation, merging and tuning take as the trained model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct EarlyStopConfig {
