@@ -20,7 +20,7 @@ use crate::plan::TrainPlan;
 use crate::step::{StepReport, evaluate, step};
 use crate::stopping::{Best, Lowest};
 use crate::tuning::{Tuning, TuningRecord};
-use crate::watch::{self, tensorboard::EventFile};
+use crate::watch::{self, endpoint::Endpoint, tensorboard::EventFile};
 use crate::wkv::{CpuWkv, WkvBackend};
 
 /// Most samples in one pass over the validation split; they are spread evenly over it.
@@ -116,6 +116,11 @@ fn run_rank(
     let manifest = Manifest::load(&data)?;
     let plan = TrainPlan::new(name, experiment.seed, &config, &manifest)?;
     plan.expect_world(group.world())?;
+    let address = config.metrics_address.filter(|_| rank_env.local_rank == 0);
+    let endpoint = address.map(|address| Endpoint::open(address, group.rank())).transpose()?;
+    if let Some(endpoint) = &endpoint {
+        progress.note(&format!("gauges for Prometheus: http://{}/metrics", endpoint.address()));
+    }
     let store = store.clone();
     let folder = format!("train/{name}");
     let take = || Lease::take(&store, &folder, Terms::default(), &|text| progress.note(text)).map(Arc::new);
@@ -206,6 +211,7 @@ fn run_rank(
         optimizer,
         log,
         events,
+        endpoint,
         tokens,
         valid_loss,
         skipped,
@@ -299,6 +305,8 @@ struct Run<'a> {
     optimizer: AdamW,
     log: MetricLog,
     events: EventFile,
+    /// Where this process shows its numbers.
+    endpoint: Option<Endpoint>,
     tokens: u64,
     /// Of the last pass over the validation split.
     valid_loss: Option<f64>,
@@ -434,10 +442,7 @@ impl Run<'_> {
     }
 
     fn write_line(&mut self, window: &Window, report: &StepReport, lr: f64, valid_loss: Option<f64>) -> Result<()> {
-        if !self.group.is_first() {
-            return Ok(());
-        }
-        self.log.add(Line {
+        let line = Line {
             step: self.optimizer.updates(),
             loss: window.loss(),
             lr,
@@ -446,7 +451,14 @@ impl Run<'_> {
             tokens_per_second: window.tokens_per_second(),
             filled: window.filled(),
             valid_loss,
-        })?;
+        };
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.show(&line);
+        }
+        if !self.group.is_first() {
+            return Ok(());
+        }
+        self.log.add(line)?;
         self.log.last().map_or(Ok(()), |line| self.events.add(line))?;
         if valid_loss.is_some() { watch::report(&self.store, &self.folder, self.log.lines()) } else { Ok(()) }
     }

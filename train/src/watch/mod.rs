@@ -1,7 +1,8 @@
-//! What a run leaves to look at: files for people, and for the tools that they watch trainings with. All of them are made
-//! from the lines of `metrics.jsonl`, so none can say anything else than those.
+//! What a run leaves to look at: files for people, and for the tools that they watch trainings with, and gauges
+//! while it goes on. All of them are made from the lines of `metrics.jsonl`, so none can say anything else than those.
 
 mod curves;
+pub mod endpoint;
 pub mod report;
 pub mod table;
 pub mod tensorboard;
