@@ -21,7 +21,8 @@ pub enum Answerer {
     CopyBefore,
 }
 
-/// Opens `model`; returns it with the hash of its weights. `warn` is told of broken checkpoints.
+/// Opens `model`; returns it with the hash of its weights. Of a folder of checkpoints it is the best one where
+/// `early-stop` is configured, and the newest otherwise. `warn` is told of broken checkpoints.
 ///
 /// # Errors
 /// There is no checkpoint, or it speaks another vocabulary (78); the store fails (74).

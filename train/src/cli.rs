@@ -9,12 +9,13 @@ use std::time::{Duration, SystemTime};
 use clap::{Parser, Subcommand};
 use midi_ingest::job::exit::{Error, Result};
 use midi_ingest::job::{Experiment, Progress, Shutdown};
-use midi_train::checkpoint::{open_model, write_merged};
-use midi_train::config::TrainConfig;
+use midi_train::checkpoint::{open_model, open_parameters, write_merged};
+use midi_train::config::{Mode, TrainConfig};
 use midi_train::dist::{Group, Limits, RankEnv, rendezvous};
 use midi_train::format;
+use midi_train::model::Parameters;
 use midi_train::trainer;
-use midi_train::tuning::merged;
+use midi_train::tuning::{TuningRecord, merged};
 use midi_train::wkv::{Reference, WkvBackend};
 use tch::Kind;
 
@@ -46,28 +47,33 @@ enum Command {
     },
     /// Write a model tuned by LoRA as one that stands alone
     Merge {
-        /// A checkpoint's folder, or a folder of checkpoints, of which the newest whole one is taken
+        /// A checkpoint's folder, or a folder of checkpoints, of which the best is taken where training looks
+        /// for it (early-stop), else the newest whole one
         #[arg(value_name = "CHECKPOINT_DIR")]
         checkpoint: String,
         /// The new checkpoint's folder
         #[arg(short, long, value_name = "DIR")]
         output: PathBuf,
     },
-    /// Convert weights between .safetensors, .pth (PyTorch) and .bin (rwkv.cpp)
+    /// Convert weights between .safetensors, .pth (PyTorch) and .bin (rwkv.cpp), tuned states also to .state (rwkv.cpp)
     Convert {
-        /// A file, or a checkpoint's folder, whose adapters are merged
+        /// A file, or a checkpoint's folder: its adapters are merged, of a tuned state the state alone is taken
         #[arg(value_name = "IN")]
         input: PathBuf,
         /// The file to write; its extension says the format
         #[arg(value_name = "OUT")]
         output: PathBuf,
-        /// The numbers to write; as they are if left out (.bin: fp32)
+        /// The numbers to write; as they are if left out (.bin and .state: fp32)
         #[arg(long)]
         dtype: Option<Dtype>,
+        /// Blocks of the network whose .state is read
+        #[arg(long, value_name = "L")]
+        layers: Option<usize>,
     },
     /// Print what a checkpoint or a file of weights holds
     Inspect {
-        /// A checkpoint's folder, a folder of checkpoints, of which the newest whole one is taken, or a file
+        /// A checkpoint's folder, a folder of checkpoints, of which the best or newest is taken as by `merge`,
+        /// or a file
         #[arg(value_name = "CHECKPOINT_DIR")]
         checkpoint: String,
     },
@@ -122,7 +128,7 @@ pub(crate) fn run(cli: &Cli) -> Result<String> {
             Ok(plans.collect::<Result<Vec<_>>>()?.join("\n"))
         }
         Command::Merge { checkpoint, output } => merge(checkpoint, output),
-        Command::Convert { input, output, dtype } => convert(input, output, *dtype),
+        Command::Convert { input, output, dtype, layers } => convert(input, output, *dtype, *layers),
         Command::Inspect { checkpoint } => inspect(checkpoint),
     }
 }
@@ -141,7 +147,7 @@ fn train(env: &RankEnv, experiment: &Experiment, model: Option<&str>) -> Result<
     if !group.is_first() {
         return Ok(String::new());
     }
-    Ok(format!("{}\ncheckpoint: {}", finished.summary, finished.summary.checkpoint))
+    Ok(format!("{}\n{}", finished.summary, finished.summary.places()))
 }
 
 /// Puts the error where torchrun looks for what went wrong first.
@@ -174,15 +180,8 @@ fn merge(checkpoint: &str, output: &Path) -> Result<String> {
 }
 
 /// The tensors of `input`, written to `output`.
-fn convert(input: &Path, output: &Path, dtype: Option<Dtype>) -> Result<String> {
-    let tensors = if input.is_dir() {
-        let progress = Progress::stderr("train");
-        let folder = input.display().to_string();
-        let (model, commit) = open_model(&folder, Arc::new(Reference), &mut |text| progress.note(text))?;
-        merged(model.parameters(), commit.tuning.map_or(0.0, |tuning| tuning.scale))?
-    } else {
-        format::read(input)?
-    };
+fn convert(input: &Path, output: &Path, dtype: Option<Dtype>, layers: Option<usize>) -> Result<String> {
+    let tensors = if input.is_dir() { standalone(&input.display().to_string())? } else { format::read(input, layers)? };
     let kind = dtype.map(|dtype| match dtype {
         Dtype::Fp16 => Kind::Half,
         Dtype::Fp32 => Kind::Float,
@@ -192,9 +191,22 @@ fn convert(input: &Path, output: &Path, dtype: Option<Dtype>) -> Result<String> 
     Ok(format!("{} tensors in `{}`", tensors.len(), output.display()))
 }
 
+/// What the checkpoint at `uri` trained, as files hold it without its base: adapters are merged into it.
+fn standalone(uri: &str) -> Result<Parameters> {
+    let progress = Progress::stderr("train");
+    let (trained, commit, _) = open_parameters(uri, &mut |text| progress.note(text))?;
+    match commit.tuning {
+        Some(TuningRecord { mode: Mode::Lora, scale, .. }) => {
+            let (model, _) = open_model(uri, Arc::new(Reference), &mut |_| ())?;
+            merged(model.parameters(), scale)
+        }
+        _ => Ok(trained),
+    }
+}
+
 /// Names, kinds and sizes of a file's tensors.
 fn inspect_file(path: &Path) -> Result<String> {
-    let tensors = format::read(path)?;
+    let tensors = format::read(path, None)?;
     let count: usize = tensors.iter().map(|(_, tensor)| tensor.numel()).sum();
     let mut lines = vec![format!("{:<12} {count} in {} tensors", "parameters", tensors.len())];
     lines.extend(
@@ -226,6 +238,12 @@ fn inspect(checkpoint: &str) -> Result<String> {
         line("tuned", format!("{:?} on `{}` ({})", tuning.mode, tuning.base, tuning.base_hash))?;
     }
     line("valid loss", commit.valid_loss.map_or_else(|| "not taken".to_owned(), |loss| format!("{loss:.4}")))?;
+    if let Some(lowest) = commit.lowest {
+        line("best", format!("{:.4} at step {}", lowest.loss, lowest.step))?;
+    }
+    if let Some(epoch) = commit.lease_epoch {
+        line("lease epoch", epoch.to_string())?;
+    }
     line("contents", commit.hash())?;
     for part in &commit.files {
         line("file", format!("{} ({} bytes, sha256 {})", part.name, part.bytes, part.sha256))?;

@@ -1,7 +1,9 @@
 //! The `[train.<model>]` tables of an experiment: what was written, with its defaults.
 
+use std::net::SocketAddr;
+
 use midi_ingest::job::exit::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// `[train.<model>]`: one model and how it is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,9 +55,13 @@ pub struct TrainConfig {
     #[serde(default)]
     pub threads: Option<usize>,
     /// Steps whose loss or gradients may be not finite before training stops; each is left out, on all ranks.
-    /// Counted from each start. 0 stops at the first.
+    /// Counted over the whole run, however often it was started. 0 stops at the first.
     #[serde(default)]
     pub skip_nonfinite: u64,
+    /// Where each machine's first process shows its numbers to Prometheus, at `/metrics`, while it trains, such as
+    /// `0.0.0.0:9464`; nowhere if left out.
+    #[serde(default, deserialize_with = "address")]
+    pub metrics_address: Option<SocketAddr>,
     /// Several processes.
     #[serde(default)]
     pub dist: DistConfig,
@@ -295,7 +301,8 @@ impl Default for CheckpointConfig {
     }
 }
 
-/// `[train.<model>.early-stop]`: training ends when passes over the validation split bring nothing more.
+/// `[train.<model>.early-stop]`: training ends when passes over the validation split bring nothing more. The checkpoint
+/// of the lowest validation loss is kept, and is what evaluation, merging and tuning take as the trained model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct EarlyStopConfig {
@@ -304,6 +311,14 @@ pub struct EarlyStopConfig {
     /// How much lower than the best one a loss must be to count as better, in nats a target.
     #[serde(default)]
     pub min_delta: f64,
+}
+
+/// An address to listen at, with an error that says how one is written.
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<SocketAddr>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+    let refuse =
+        |_| serde::de::Error::custom(format!("`{text}` is not an IP address and a port, such as `127.0.0.1:9464`"));
+    text.parse().map(Some).map_err(refuse)
 }
 
 mod defaults {

@@ -7,6 +7,7 @@ use midi_ingest::store::Store;
 use serde::{Deserialize, Serialize};
 
 use crate::step::StepReport;
+use crate::stopping::Lowest;
 
 /// One line of `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -143,6 +144,15 @@ pub struct Summary {
     pub unigram_loss: f64,
     /// The last checkpoint's folder, as people find it.
     pub checkpoint: String,
+    /// The lowest validation loss, where early stopping looks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lowest: Option<Lowest>,
+    /// The folder of the checkpoint that is the trained model, as people find it.
+    #[serde(default)]
+    pub trained: String,
+    /// The report with the curves, as people find it.
+    #[serde(default)]
+    pub report: String,
     /// Fingerprint of the run.
     pub key: String,
 }
@@ -150,6 +160,15 @@ pub struct Summary {
 impl Summary {
     /// The file's name below the model's folder.
     pub const FILE: &'static str = "summary.json";
+
+    /// Where the curves and the trained model are.
+    pub fn places(&self) -> String {
+        let what = self.lowest.map_or_else(
+            || "checkpoint".to_owned(),
+            |lowest| format!("best checkpoint, of validation loss {:.4} at step {}", lowest.loss, lowest.step),
+        );
+        format!("curves: {}; {what}: {}", self.report, self.trained)
+    }
 
     /// Writes the summary at `name`.
     ///
@@ -215,5 +234,29 @@ mod tests {
             .map(|text| serde_json::from_str::<Line>(text).expect("a line").step)
             .collect();
         assert_eq!(steps, [10, 20, 25]);
+    }
+
+    #[test]
+    fn a_torn_last_line_is_dropped_and_the_file_is_whole_again() {
+        let folder = tempfile::tempdir().expect("folder");
+        let store = Store::open(folder.path().to_str().expect("utf-8")).expect("opens");
+        let mut log = MetricLog::open(&store, "m/metrics.jsonl", 0).expect("opens");
+        for step in [10, 20, 30] {
+            log.add(line(step)).expect("adds");
+        }
+        let whole = store.read("m/metrics.jsonl").expect("reads");
+        let last = whole[..whole.len() - 1].iter().rposition(|&byte| byte == b'\n').expect("three lines") + 1;
+        // Cut after the line's newline went, in its middle, and within its first key.
+        for cut in [whole.len() - 1, whole.len() - 9, last + 3] {
+            store.put("m/metrics.jsonl", whole[..cut].to_vec()).expect("puts");
+            let mut log = MetricLog::open(&store, "m/metrics.jsonl", 30).expect("opens");
+            let kept = if cut == whole.len() - 1 { vec![10, 20, 30] } else { vec![10, 20] };
+            assert_eq!(log.lines().iter().map(|line| line.step).collect::<Vec<_>>(), kept, "cut at {cut}");
+            log.add(line(40)).expect("adds");
+            let again = MetricLog::open(&store, "m/metrics.jsonl", 40).expect("opens");
+            assert_eq!(again.lines(), log.lines());
+            let text = store.read("m/metrics.jsonl").expect("reads");
+            assert_eq!(String::from_utf8_lossy(&text).lines().count(), kept.len() + 1, "no line of two halves");
+        }
     }
 }

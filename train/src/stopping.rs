@@ -15,6 +15,24 @@ pub struct Best {
     pub passes_since: u64,
 }
 
+/// The lowest loss over the validation split of all passes, and where it was. Unlike [`Best`] it knows no margin: the
+/// checkpoint of this step is the trained model.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Lowest {
+    /// In nats a target.
+    pub loss: f64,
+    /// Optimiser steps done by then.
+    pub step: u64,
+}
+
+impl Lowest {
+    /// Whether a pass that gave `loss` was better than all before it; equal is not better.
+    pub fn is_beaten(lowest: Option<Lowest>, loss: f64) -> bool {
+        loss.is_finite() && lowest.is_none_or(|lowest| loss < lowest.loss)
+    }
+}
+
 impl EarlyStopConfig {
     /// The state after a pass that gave `loss`.
     pub fn after(&self, best: Option<Best>, loss: f64) -> Best {
@@ -48,5 +66,13 @@ mod tests {
         assert_eq!(over, [false, false, false, false, true]);
         assert_eq!(best, Some(Best { loss: 2.8, passes_since: 2 }));
         assert!(!rule.is_over(None));
+    }
+
+    #[test]
+    fn the_lowest_loss_needs_no_margin_but_must_be_a_number() {
+        let lowest = Some(Lowest { loss: 2.8, step: 30 });
+        let beaten = [2.9, 2.8, 2.799, f64::NAN, f64::NEG_INFINITY].map(|loss| Lowest::is_beaten(lowest, loss));
+        assert_eq!(beaten, [false, false, true, false, false]);
+        assert!(Lowest::is_beaten(None, 9.0) && !Lowest::is_beaten(None, f64::NAN));
     }
 }

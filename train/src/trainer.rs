@@ -10,7 +10,7 @@ use midi_ingest::store::Store;
 
 use crate::checkpoint::{Checkpoints, Commit, Lease, Saver, Snapshot, Terms};
 use crate::config::{TrainConfig, Warmup};
-use crate::data::{Batch, Dataset, Order, unigram_loss};
+use crate::data::{Batch, Dataset, Order, share, unigram_loss};
 use crate::dist::{Group, RankEnv};
 use crate::metrics::{Line, MetricLog, Summary, Window};
 use crate::model::init::init;
@@ -18,9 +18,9 @@ use crate::model::{Parameters, Rwkv7};
 use crate::optim::{AdamW, Schedule};
 use crate::plan::TrainPlan;
 use crate::step::{StepReport, evaluate, step};
-use crate::stopping::Best;
+use crate::stopping::{Best, Lowest};
 use crate::tuning::{Tuning, TuningRecord};
-use crate::watch::{self, tensorboard::EventFile};
+use crate::watch::{self, endpoint::Endpoint, tensorboard::EventFile};
 use crate::wkv::{CpuWkv, WkvBackend};
 
 /// Most samples in one pass over the validation split; they are spread evenly over it.
@@ -116,6 +116,11 @@ fn run_rank(
     let manifest = Manifest::load(&data)?;
     let plan = TrainPlan::new(name, experiment.seed, &config, &manifest)?;
     plan.expect_world(group.world())?;
+    let address = config.metrics_address.filter(|_| rank_env.local_rank == 0);
+    let endpoint = address.map(|address| Endpoint::open(address, group.rank())).transpose()?;
+    if let Some(endpoint) = &endpoint {
+        progress.note(&format!("gauges for Prometheus: http://{}/metrics", endpoint.address()));
+    }
     let store = store.clone();
     let folder = format!("train/{name}");
     let take = || Lease::take(&store, &folder, Terms::default(), &|text| progress.note(text)).map(Arc::new);
@@ -129,6 +134,8 @@ fn run_rank(
     let begun_at = loaded.as_ref().map_or(0, |loaded| loaded.commit.step);
     // Read before the ranks agree to begin: afterwards the first one may write it while another still looks.
     let best = loaded.as_ref().and_then(|loaded| loaded.commit.best);
+    let lowest = loaded.as_ref().and_then(|loaded| loaded.commit.lowest);
+    let skipped = loaded.as_ref().map_or(0, |loaded| loaded.commit.skipped);
     let over = config.early_stop.as_ref().is_some_and(|rule| rule.is_over(best));
     let done = match begun_at >= plan.steps || over {
         true => Summary::read(&store, &summary_name)?.filter(|summary| summary.key == plan.key),
@@ -171,7 +178,7 @@ fn run_rank(
             progress.note(&format!("continuing from step {begun_at}"));
             if group.is_first() {
                 // Of a run that ended between its commit and this.
-                checkpoints.retain(begun_at, config.checkpoint.keep)?;
+                checkpoints.retain(begun_at, config.checkpoint.keep, lowest.map(|lowest| lowest.step))?;
             }
             let model = network(Some(loaded.parameters))?;
             let optimizer = AdamW::resume(config.optimizer.clone(), model.trained(), &loaded.moments, begun_at)?;
@@ -204,10 +211,12 @@ fn run_rank(
         optimizer,
         log,
         events,
+        endpoint,
         tokens,
         valid_loss,
-        skipped: 0,
+        skipped,
         best,
+        lowest,
         over,
     };
     run.steps(progress, shutdown)?;
@@ -296,13 +305,17 @@ struct Run<'a> {
     optimizer: AdamW,
     log: MetricLog,
     events: EventFile,
+    /// Where this process shows its numbers.
+    endpoint: Option<Endpoint>,
     tokens: u64,
     /// Of the last pass over the validation split.
     valid_loss: Option<f64>,
-    /// Steps left out since the start, because they were not finite.
+    /// Steps left out so far, because they were not finite.
     skipped: u64,
     /// The state of early stopping.
     best: Option<Best>,
+    /// The lowest validation loss so far, where early stopping looks for it.
+    lowest: Option<Lowest>,
     /// Whether early stopping has ended the run.
     over: bool,
 }
@@ -337,7 +350,7 @@ impl Run<'_> {
             let validate = self.config.valid_every_steps.map_or(at_end, |every| done.is_multiple_of(every) || at_end);
             let valid_loss = if validate { self.validate()? } else { None };
             self.valid_loss = valid_loss.or(self.valid_loss);
-            self.look_for_end(valid_loss, progress);
+            let is_best = self.look_for_end(valid_loss, progress);
             let last = at_end || self.over;
             let due = |every: u64| done.is_multiple_of(every) || last;
             // A step that was left out has no loss to write; the time that it took is in the next line's rate.
@@ -351,7 +364,7 @@ impl Run<'_> {
             self.saver.poll()?;
             // Asked of one rank, all stop.
             let stop = self.group.any("agreement on stopping", shutdown.is_asked())?;
-            if due(self.config.checkpoint.every_steps) || stop {
+            if due(self.config.checkpoint.every_steps) || stop || is_best {
                 self.save(valid_loss)?;
             }
             if last || stop {
@@ -369,7 +382,7 @@ impl Run<'_> {
 
     /// This rank's micro-batches of a step: a stride of the global batch.
     fn micro_batches(&self, order: &Order, number: u64) -> Result<Vec<Batch>> {
-        let samples = self.stride(order.step(number, self.plan.global_batch));
+        let samples = self.share(order.step(number, self.plan.global_batch));
         samples.chunks(self.plan.micro_batch).map(|samples| self.batch(&self.train, samples)).collect()
     }
 
@@ -378,8 +391,8 @@ impl Run<'_> {
     }
 
     /// This rank's part of `samples`.
-    fn stride(&self, samples: Vec<u64>) -> Vec<u64> {
-        samples.into_iter().skip(self.group.rank()).step_by(self.group.world()).collect()
+    fn share(&self, samples: Vec<u64>) -> Vec<u64> {
+        share(samples, self.group.rank(), self.group.world())
     }
 
     /// Leaves step `number` out, which was not finite, if the budget allows it. Either way its samples are written
@@ -416,7 +429,7 @@ impl Run<'_> {
     fn validate(&mut self) -> Result<Option<f64>> {
         let count = self.valid.len().min(VALID_SAMPLES);
         let samples: Vec<u64> = (0..count).map(|i| i * self.valid.len() / count).collect();
-        let samples = self.stride(samples);
+        let samples = self.share(samples);
         let (mut sum, mut targets) = (0.0, 0);
         for samples in samples.chunks(self.plan.micro_batch) {
             let (cross_entropy, count) = evaluate(&self.model, &self.batch(&self.valid, samples)?)?;
@@ -429,10 +442,7 @@ impl Run<'_> {
     }
 
     fn write_line(&mut self, window: &Window, report: &StepReport, lr: f64, valid_loss: Option<f64>) -> Result<()> {
-        if !self.group.is_first() {
-            return Ok(());
-        }
-        self.log.add(Line {
+        let line = Line {
             step: self.optimizer.updates(),
             loss: window.loss(),
             lr,
@@ -441,8 +451,16 @@ impl Run<'_> {
             tokens_per_second: window.tokens_per_second(),
             filled: window.filled(),
             valid_loss,
-        })?;
-        self.log.last().map_or(Ok(()), |line| self.events.add(line))
+        };
+        if let Some(endpoint) = &self.endpoint {
+            endpoint.show(&line);
+        }
+        if !self.group.is_first() {
+            return Ok(());
+        }
+        self.log.add(line)?;
+        self.log.last().map_or(Ok(()), |line| self.events.add(line))?;
+        if valid_loss.is_some() { watch::report(&self.store, &self.folder, self.log.lines()) } else { Ok(()) }
     }
 
     fn message(&self) -> String {
@@ -472,14 +490,16 @@ impl Run<'_> {
             tokens: self.tokens,
             valid_loss,
             best: self.best,
+            lowest: self.lowest,
+            skipped: self.skipped,
             tuning: self.record.as_ref(),
         };
         self.saver.begin(snapshot.freeze())
     }
 
-    /// Tells early stopping of a pass over the validation split.
-    fn look_for_end(&mut self, valid_loss: Option<f64>, progress: &Progress) {
-        let (Some(rule), Some(loss)) = (&self.config.early_stop, valid_loss) else { return };
+    /// Tells early stopping of a pass over the validation split. Returns whether it was the best so far.
+    fn look_for_end(&mut self, valid_loss: Option<f64>, progress: &Progress) -> bool {
+        let (Some(rule), Some(loss)) = (&self.config.early_stop, valid_loss) else { return false };
         self.best = Some(rule.after(self.best, loss));
         self.over = rule.is_over(self.best);
         if self.over {
@@ -489,6 +509,11 @@ impl Run<'_> {
                 rule.patience
             ));
         }
+        let is_best = Lowest::is_beaten(self.lowest, loss);
+        if is_best {
+            self.lowest = Some(Lowest { loss, step: self.optimizer.updates() });
+        }
+        is_best
     }
 
     /// Adds the step, the last good checkpoint and where its samples are written, to the error of divergence.
@@ -516,6 +541,9 @@ impl Run<'_> {
             valid_loss,
             unigram_loss: unigram_loss(&self.train)?,
             checkpoint: self.checkpoints.shown(self.optimizer.updates()),
+            lowest: self.lowest,
+            trained: self.checkpoints.shown(self.lowest.map_or(self.optimizer.updates(), |lowest| lowest.step)),
+            report: format!("{}/{}/{}", self.store.shown(), self.folder, watch::REPORT),
             key: self.plan.key.clone(),
         })
     }

@@ -17,8 +17,11 @@ use faults::{Death, Fault, Mortal};
 use midi_ingest::job::exit::{Exit, Result};
 use midi_ingest::job::{Progress, Shutdown};
 use midi_ingest::store::Store;
-use midi_train::checkpoint::Checkpoints;
+use midi_train::checkpoint::{Checkpoints, open_model};
+use midi_train::metrics::Line;
+use midi_train::stopping::Lowest;
 use midi_train::trainer::{self, Finished};
+use midi_train::wkv::Reference;
 use object_store::local::LocalFileSystem;
 
 /// Six steps with a checkpoint every second: the third save removes the first checkpoint.
@@ -172,4 +175,68 @@ fn early_stopping_decides_the_same_after_a_resume() {
     assert_eq!(train(parts.path(), false).expect("trains").summary.step, 6);
     assert!(state(whole.path(), 6) == state(parts.path(), 6));
     assert!(train(parts.path(), false).expect("is done").already);
+}
+
+#[test]
+fn the_best_checkpoint_stays_through_every_start_and_is_the_trained_model() {
+    // A rate that spoils the model soon after its first steps.
+    let sets = [
+        &SHORT[..],
+        &[
+            "train.small.steps=30",
+            "train.small.checkpoint.every-steps=100",
+            "train.small.valid-every-steps=1",
+            "train.small.log-every-steps=1",
+            "train.small.schedule.lr=0.3",
+            "train.small.early-stop.patience=4",
+        ],
+    ]
+    .concat();
+    let train = |out: &Path, stop: bool| {
+        let shutdown = Shutdown::manual();
+        if stop {
+            shutdown.ask();
+        }
+        trainer::run(&experiment(out, &sets), "small", &Progress::silent(), &shutdown)
+    };
+    let (whole, parts) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+    let out = parts.path();
+    ingest(whole.path(), "v1");
+    ingest(out, "v1");
+    let summary = train(whole.path(), false).expect("trains").summary;
+    // Stopped after every step, each of which leaves a checkpoint.
+    let last = loop {
+        match train(out, true) {
+            Ok(finished) => break finished.summary,
+            Err(error) => assert_eq!(error.exit(), Exit::RunAgain, "{error}"),
+        }
+    };
+    assert_eq!((last.step, last.lowest), (summary.step, summary.lowest));
+
+    let log = std::fs::read_to_string(out.join("train/small/metrics.jsonl")).expect("a log");
+    let lines: Vec<Line> = log.lines().map(|line| serde_json::from_str(line).expect("a line")).collect();
+    let passes = lines.iter().filter_map(|line| Some(Lowest { loss: line.valid_loss?, step: line.step }));
+    let best = passes.min_by(|a, b| a.loss.total_cmp(&b.loss)).expect("passes");
+    assert_eq!(last.lowest, Some(best));
+    assert!(best.step + 2 < last.step, "the best one is among the newest two: {best:?} of {}", last.step);
+    let checkpoints = |out: &Path| Checkpoints::new(open(out), "train/small");
+    assert_eq!(checkpoints(out).steps().expect("lists"), [best.step, last.step - 1, last.step]);
+    assert_eq!(checkpoints(whole.path()).steps().expect("lists").first(), Some(&best.step));
+    let places = last.places();
+    assert!(places.contains("train/small/report.html"), "{places}");
+    assert!(places.ends_with(&format!("at step {}: {}", best.step, checkpoints(out).shown(best.step))), "{places}");
+
+    // Whoever opens the folder gets the best one, and the last one by its own name.
+    let opened = |name: &str| {
+        let (mut said, uri) = (Vec::new(), out.join(name));
+        let uri = uri.to_str().expect("utf-8");
+        let (_, commit) = open_model(uri, Arc::new(Reference), &mut |text| said.push(text.to_owned())).expect("opens");
+        (commit.step, said)
+    };
+    assert_eq!(opened("train/small"), (best.step, vec![]));
+    assert_eq!(opened(&format!("train/small/step-{:08}", last.step)), (last.step, vec![]));
+    std::fs::write(out.join(format!("train/small/step-{:08}/model.safetensors", best.step)), b"").expect("writes");
+    let (step, said) = opened("train/small");
+    assert_eq!(step, last.step);
+    assert!(said.len() == 1 && said[0].contains(&format!("the best checkpoint {}", best.step)), "{said:?}");
 }

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use midi_train::config::OptimizerConfig;
-use midi_train::format::{ggml, safetensors};
+use midi_train::format::{ggml, safetensors, state};
 use midi_train::loss::{self, Rule};
-use midi_train::model::{Parameters, Rwkv7, State};
+use midi_train::model::{Parameters, Rwkv7, State, time_state_name};
 use midi_train::optim::{AdamW, Schedule, clip_factor, global_norm};
 use midi_train::wkv::conformance::relative_difference;
 use midi_train::wkv::{CpuWkv, Inputs, Reference, WkvBackend, wkv};
@@ -443,6 +443,16 @@ fn golden_model_state_vector() {
         let back = ggml::state_of_vector(file.get("state"), shape).expect("fits");
         for (layer, state) in states.iter().enumerate() {
             worst.see(absolute(&back.layers[layer].wkv.squeeze_dim(0), state), format!("layer {layer} read back"));
+        }
+        // The same as files: what is exported is the golden vector's bytes, and what is imported the tuned states.
+        let named: Parameters =
+            states.iter().enumerate().map(|(layer, state)| (time_state_name(layer), state.shallow_clone())).collect();
+        let bytes = state::write(&named).expect("writes");
+        let mut truth = vec![0; bytes.len()];
+        file.get("state").copy_data_u8(&mut truth, bytes.len() / 4);
+        assert!(bytes == truth, "the exported file is not the golden vector");
+        for (name, tensor) in state::read(&truth, "golden.state", Some(shape.layers)).expect("reads").iter() {
+            worst.see(absolute(tensor, named.get(name).expect("is there")), format!("{name} imported"));
         }
         worst.report(&format!("model/{} state vector", file.name()), "abs", 0.0);
     }

@@ -75,7 +75,7 @@ fn a_run_learns_and_leaves_its_records() {
     // 40 steps of 8 samples are 10 epochs and 10 samples of 31: about as many tokens as that.
     let epoch = manifest.split(Split::Train).tokens - manifest.split(Split::Train).samples;
     assert!(lines[7].tokens.abs_diff(epoch * 320 / 31) < epoch / 2);
-    for name in ["config.toml", "plan.json", "env.json", "summary.json", "metrics.parquet", EVENTS] {
+    for name in ["config.toml", "plan.json", "env.json", "summary.json", "metrics.parquet", "report.html", EVENTS] {
         assert!(!file(out, name).is_empty());
     }
     assert_eq!(checkpoints(out).steps().expect("lists"), [30, 40], "two checkpoints stay");
@@ -107,7 +107,18 @@ fn a_stopped_and_resumed_run_is_the_same_bit_for_bit() {
     assert_eq!(checkpoints(parts.path()).steps().expect("lists"), [1]);
     assert_eq!(one_step(parts.path()), Exit::RunAgain);
     assert_eq!(checkpoints(parts.path()).steps().expect("lists"), [1, 2]);
+    // The record says which trainer in turn wrote it.
+    let epoch = |step| checkpoints(parts.path()).load(step).expect("loads").commit.lease_epoch;
+    assert_eq!([epoch(1), epoch(2)], [Some(1), Some(2)]);
+    // A line that was torn while it was written is no line.
+    std::fs::write(parts.path().join("train/small/metrics.jsonl"), b"{\"step\":1,\"lo").expect("writes");
     train(parts.path(), &[]).expect("trains");
+    assert_eq!(epoch(40), Some(3));
+    let steps = |out: &Path| -> Vec<u64> {
+        let text = String::from_utf8(file(out, "metrics.jsonl")).expect("text");
+        text.lines().map(|line| serde_json::from_str::<Line>(line).expect("a line").step).collect()
+    };
+    assert_eq!(steps(parts.path()), steps(whole.path()));
     for name in ["model.safetensors", "optimizer.safetensors"] {
         let name = format!("step-00000040/{name}");
         assert!(file(whole.path(), &name) == file(parts.path(), &name), "{name} differs");
@@ -181,6 +192,23 @@ fn a_diverged_run_stops_and_names_the_last_good_checkpoint() {
         train(out, &["train.small.schedule.lr=1e30", "train.small.checkpoint.every-steps=1"]).expect_err("diverges");
     assert_eq!(error.exit(), Exit::Diverged);
     assert!(error.to_string().contains("step ") && error.to_string().contains("step-0000000"), "{error}");
+}
+
+#[test]
+fn the_budget_of_steps_left_out_is_that_of_the_run_and_not_of_a_start() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path();
+    ingest(out, "v1");
+    let sets = ["train.small.schedule.lr=1e30", "train.small.checkpoint.every-steps=1", "train.small.skip-nonfinite=2"];
+    let diverge = || {
+        assert_eq!(train(out, &sets).expect_err("diverges").exit(), Exit::Diverged);
+        let steps = checkpoints(out).steps().expect("lists");
+        checkpoints(out).load(*steps.last().expect("a checkpoint")).expect("loads").commit
+    };
+    let first = diverge();
+    assert_eq!(first.skipped, 2);
+    // Started again it has nothing left to spend, and the first step that is not finite ends it.
+    assert_eq!(diverge(), first);
 }
 
 #[test]

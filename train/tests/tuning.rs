@@ -103,6 +103,40 @@ fn both_ways_learn_leave_the_base_alone_and_open_with_it() {
     assert!(logits(&open(out, "train/small")).equal(&base));
 }
 
+/// Converts with the program; returns what it says.
+fn convert(out: &Path, arguments: &[&str]) -> std::result::Result<String, String> {
+    let program = env!("CARGO_BIN_EXE_midi-train");
+    let output = std::process::Command::new(program).current_dir(out).arg("convert").args(arguments).output();
+    let output = output.expect("starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+#[test]
+fn a_tuned_state_goes_to_rwkv_cpp_and_back() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path();
+    ingest(out, "v1");
+    let all = models(out, &["train.small.steps=4", "train.state.steps=2"]);
+    run(&all, "small").expect("trains the base");
+    run(&all, "state").expect("tunes");
+    let tuned = load(out, "state", 2).parameters;
+    convert(out, &["train/state", "x.state"]).expect("exports");
+    assert_eq!(std::fs::metadata(out.join("x.state")).expect("is there").len(), 2 * 64 * 66 * 4);
+    let error = convert(out, &["x.state", "back.safetensors"]).expect_err("says nothing of layers");
+    assert!(error.contains("--layers"), "{error}");
+    for back in ["back.safetensors", "back.pth"] {
+        convert(out, &["x.state", back, "--layers", "2"]).expect("imports");
+        let read = midi_train::format::read(&out.join(back), None).expect("reads");
+        assert_eq!(read.len(), tuned.len());
+        assert!(tuned.iter().all(|(name, tensor)| read.get(name).expect("is there").equal(tensor)), "{back}");
+        let is_zero = |tensor: &Tensor| tensor.abs().max().double_value(&[]) == 0.0;
+        assert!(!read.iter().any(|(_, tensor)| is_zero(tensor)), "the state was tuned");
+    }
+    let error = convert(out, &["train/small", "y.state"]).expect_err("has no tuned state");
+    assert!(error.contains("no tuned state"), "{error}");
+}
+
 #[test]
 fn a_stopped_tuning_goes_on_bit_for_bit() {
     let (whole, parts) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));

@@ -1,60 +1,38 @@
-//! The report as one HTML page: no script, no font, no picture from elsewhere; light or dark as the
-//! reader's system is.
+//! The report as one HTML page.
+
+use midi_ingest::job::page::{cell, escape, page, row, table};
 
 use super::{LEGEND, Report, effect, heading, heading_of, improvement, mean_and_std, p_value, plot, stars};
 
-const STYLE: &str = "
-:root { color-scheme: light dark; --ink: #1c2024; --soft: #60666d; --line: #d9dde1; --paper: #fff; --mark: #0b62c4; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8eaed; --soft: #9aa2aa; --line: #3a4047; --paper: #16191c; --mark: #6db1ff; }
-}
-body { background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto;
-  max-width: 60rem; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; } h3 { font-size: 1rem; }
-p, li { color: var(--soft); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .35rem .8rem; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child, .name { text-align: left; }
-.best { color: var(--mark); font-weight: 600; }
-svg { max-width: 40rem; width: 100%; font-size: 12px; }
-svg text { fill: var(--soft); }
-svg .grid { stroke: var(--line); }
+/// What the plots of means need.
+const STYLE: &str = "\
 svg .interval { stroke: var(--mark); stroke-width: 3; opacity: .45; }
 svg .mean { fill: var(--mark); }
 ";
 
 pub(super) fn render(report: &Report) -> String {
-    let run = escape(&report.run_id);
-    let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>Evaluation of {run}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
-         <h1>Evaluation of {run}</h1>\n<p>Configuration {}.</p>\n",
-        escape(&report.config_hash)
-    );
-    page += "<h2>Models</h2>\n";
-    page += &means(report);
+    let mut body = format!("<p>Configuration {}.</p>\n", escape(&report.config_hash));
+    body += "<h2>Models</h2>\n";
+    body += &means(report);
     if !report.comparisons.is_empty() {
-        page += "<h2>Comparisons</h2>\n";
-        page += &comparisons(report);
+        body += "<h2>Comparisons</h2>\n";
+        body += &comparisons(report);
     }
     let notes: String = report.notes().map(|note| format!("<li>{}</li>\n", escape(&note))).collect();
     if !notes.is_empty() {
-        page += &format!("<ul>\n{notes}</ul>\n");
+        body += &format!("<ul>\n{notes}</ul>\n");
     }
     for line in LEGEND {
-        page += &format!("<p>{}</p>\n", escape(line));
+        body += &format!("<p>{}</p>\n", escape(line));
     }
-    page += "<h2>Means and their 95 % bootstrap intervals</h2>\n";
+    body += "<h2>Means and their 95 % bootstrap intervals</h2>\n";
     for &metric in &report.metrics {
         let title = heading(metric);
         let plot = plot::dots(&title, report.of(metric));
         let plot = plot.unwrap_or_else(|| "<p>No value is defined.</p>".to_owned());
-        page += &format!("<h3>{}</h3>\n{plot}\n", escape(&title));
+        body += &format!("<h3>{}</h3>\n{plot}\n", escape(&title));
     }
-    page += "</body>\n</html>\n";
-    page
+    page(&format!("Evaluation of {}", report.run_id), STYLE, &body)
 }
 
 fn means(report: &Report) -> String {
@@ -96,35 +74,6 @@ fn comparisons(report: &Report) -> String {
         ]);
     }
     table(&rows)
-}
-
-fn table(rows: &str) -> String {
-    format!("<div class=\"wide\"><table>\n{rows}</table></div>\n")
-}
-
-fn row(cells: impl IntoIterator<Item = String>) -> String {
-    format!("<tr>{}</tr>\n", cells.into_iter().collect::<String>())
-}
-
-fn cell(tag: &str, class: &str, text: &str) -> String {
-    let class = if class.is_empty() { String::new() } else { format!(" class=\"{class}\"") };
-    format!("<{tag}{class}>{}</{tag}>", escape(text))
-}
-
-/// Text as it stands in HTML and in its attributes.
-pub(super) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped += "&amp;",
-            '<' => escaped += "&lt;",
-            '>' => escaped += "&gt;",
-            '"' => escaped += "&quot;",
-            '\'' => escaped += "&#39;",
-            other => escaped.push(other),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]

@@ -19,7 +19,8 @@ pub struct Saver {
 }
 
 impl Saver {
-    /// Of a run whose newest checkpoint is that of step `saved`, 0 for none. `keep` checkpoints stay. With a
+    /// Of a run whose newest checkpoint is that of step `saved`, 0 for none. `keep` checkpoints and the best
+    /// one stay. With a
     /// lease nothing is committed or removed once it is lost.
     pub fn new(checkpoints: Checkpoints, keep: usize, lease: Option<Arc<Lease>>, saved: u64) -> Self {
         Saver { checkpoints, keep, lease, running: None, saved }
@@ -29,15 +30,19 @@ impl Saver {
     ///
     /// # Errors
     /// Of the one before, as [`Saver::wait`], or no thread can be started (1).
-    pub fn begin(&mut self, frozen: Frozen) -> Result<()> {
+    pub fn begin(&mut self, mut frozen: Frozen) -> Result<()> {
         self.wait()?;
         let (checkpoints, keep, lease) = (self.checkpoints.clone(), self.keep, self.lease.clone());
+        if let Some(lease) = &lease {
+            frozen.set_lease_epoch(lease.epoch());
+        }
+        let lowest_at = frozen.lowest_at();
         let write = move || {
             let is_ours = || lease.as_ref().map_or(Ok(()), |lease| lease.check());
             is_ours()?;
             let step = checkpoints.write(frozen, &is_ours)?.step;
             is_ours()?;
-            checkpoints.retain(step, keep)?;
+            checkpoints.retain(step, keep, lowest_at)?;
             Ok(step)
         };
         let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(write);

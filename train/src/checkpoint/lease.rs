@@ -115,6 +115,11 @@ impl Lease {
         Ok(lease)
     }
 
+    /// Which lease on the folder this is, counted from 1.
+    pub fn epoch(&self) -> u64 {
+        self.shared.epoch()
+    }
+
     /// That the lease is still held: asked before anything is committed or removed.
     ///
     /// # Errors

@@ -52,6 +52,28 @@ impl Checkpoints {
             .hint("remove the folder to train from the start"))
     }
 
+    /// The checkpoint that is the trained model, or `None` if there is no checkpoint: where early stopping looks for
+    /// the lowest validation loss, the one of that loss, and otherwise the newest. `warn` is told of broken ones; if
+    /// the best one is broken, the newest stands for it.
+    ///
+    /// # Errors
+    /// As [`Checkpoints::newest_valid`].
+    pub fn trained(&self, warn: &mut dyn FnMut(&str)) -> Result<Option<Loaded>> {
+        let Some(newest) = self.newest_valid(warn)? else { return Ok(None) };
+        let Some(best) = newest.commit.lowest.filter(|lowest| lowest.step != newest.commit.step) else {
+            return Ok(Some(newest));
+        };
+        match self.load(best.step) {
+            Ok(loaded) => Ok(Some(loaded)),
+            Err(error) if error.exit() == Exit::BadData => {
+                let newest_step = newest.commit.step;
+                warn(&format!("the best checkpoint {} is passed over for {newest_step}: {error}", best.step));
+                Ok(Some(newest))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// The checkpoint of `step`.
     ///
     /// # Errors
@@ -79,7 +101,7 @@ impl Checkpoints {
 }
 
 /// The model of the checkpoint at `uri`, a path or a URL: either one checkpoint's folder, or the folder of
-/// all checkpoints of a model, of which the newest whole one is taken. `warn` is told of broken ones.
+/// all checkpoints of a model, of which [`Checkpoints::trained`] is taken. `warn` is told of broken ones.
 ///
 /// # Errors
 /// There is no checkpoint (78), or as [`Checkpoints::newest_valid`].
@@ -131,7 +153,7 @@ pub fn open_parameters(uri: &str, warn: &mut dyn FnMut(&str)) -> Result<(Paramet
         return Ok((parameters, commit, uri.trim_end_matches('/').to_owned()));
     }
     let checkpoints = Checkpoints::new(store, "");
-    let Loaded { parameters, commit, .. } = checkpoints.newest_valid(warn)?.ok_or_else(none)?;
+    let Loaded { parameters, commit, .. } = checkpoints.trained(warn)?.ok_or_else(none)?;
     let step = checkpoints.at(commit.step, "");
     let folder = format!("{}/{}", uri.trim_end_matches('/'), step.trim_end_matches('/'));
     Ok((parameters, commit, folder))

@@ -30,7 +30,7 @@ pub fn write_merged(model: &Rwkv7, commit: &Commit, folder: &Path) -> Result<Com
     let bytes = safetensors::write(&weights, &[("step", commit.step.to_string())])?;
     let files = vec![Part::of(MODEL, &bytes)];
     store.put(MODEL, bytes)?;
-    let commit = Commit { tuning: None, best: None, files, ..commit.clone() };
+    let commit = Commit { tuning: None, best: None, lowest: None, lease_epoch: None, files, ..commit.clone() };
     let text = serde_json::to_string_pretty(&commit)
         .map_err(|e| Error::bug("a commit record does not serialise").because(e))?;
     store.put(COMMIT, text.into_bytes())?;

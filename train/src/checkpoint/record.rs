@@ -5,7 +5,7 @@ use midi_ingest::store::sha256_hex;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Shape;
-use crate::stopping::Best;
+use crate::stopping::{Best, Lowest};
 use crate::tuning::TuningRecord;
 
 /// The record's name below a step's folder.
@@ -51,6 +51,16 @@ pub struct Commit {
     /// The state of early stopping; none if it is off or nothing was validated yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
+    /// The lowest validation loss up to this step, where early stopping looks for it: the checkpoint of its step is
+    /// the trained model and is never removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lowest: Option<Lowest>,
+    /// Steps left out up to this one, because they were not finite.
+    #[serde(default)]
+    pub skipped: u64,
+    /// Epoch of the lease under which this was written: which of several trainers in turn did. None without a lease.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_epoch: Option<u64>,
     /// What was tuned, and on which base; none for a model that stands alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tuning: Option<TuningRecord>,

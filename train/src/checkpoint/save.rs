@@ -8,7 +8,7 @@ use super::record::{COMMIT, Commit, FORMAT, Part};
 use crate::format::safetensors;
 use crate::model::{Parameters, Shape};
 use crate::optim::AdamW;
-use crate::stopping::Best;
+use crate::stopping::{Best, Lowest};
 use crate::tuning::TuningRecord;
 
 /// The weights' file.
@@ -37,6 +37,10 @@ pub struct Snapshot<'a> {
     pub valid_loss: Option<f64>,
     /// The state of early stopping.
     pub best: Option<Best>,
+    /// The lowest validation loss so far, where early stopping looks for it.
+    pub lowest: Option<Lowest>,
+    /// Steps left out so far, because they were not finite.
+    pub skipped: u64,
     /// What is tuned, and on which base; then `parameters` are those that are trained.
     pub tuning: Option<&'a TuningRecord>,
 }
@@ -65,6 +69,9 @@ impl Snapshot<'_> {
                 tokens: self.tokens,
                 valid_loss: self.valid_loss,
                 best: self.best,
+                lowest: self.lowest,
+                skipped: self.skipped,
+                lease_epoch: None,
                 tuning: self.tuning.cloned(),
                 files: Vec::new(),
             },
@@ -84,6 +91,16 @@ impl Frozen {
     /// The step that it is of.
     pub fn step(&self) -> u64 {
         self.commit.step
+    }
+
+    /// The step of the lowest validation loss, if it is looked for.
+    pub(super) fn lowest_at(&self) -> Option<u64> {
+        self.commit.lowest.map(|lowest| lowest.step)
+    }
+
+    /// Writes down under which lease this is saved.
+    pub(super) fn set_lease_epoch(&mut self, epoch: u64) {
+        self.commit.lease_epoch = Some(epoch);
     }
 }
 

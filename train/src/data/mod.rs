@@ -6,4 +6,4 @@ mod order;
 
 pub use entropy::unigram_loss;
 pub use loader::{Batch, Dataset, NO_TARGET, Placed};
-pub use order::Order;
+pub use order::{Order, share};

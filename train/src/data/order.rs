@@ -41,6 +41,11 @@ impl Order {
     }
 }
 
+/// The part of `samples` that `rank` of `world` ranks takes: a stride, so that the parts together are the whole.
+pub fn share(samples: Vec<u64>, rank: usize, world: usize) -> Vec<u64> {
+    samples.into_iter().skip(rank).step_by(world).collect()
+}
+
 /// The image of `index` under the permutation of `count` numbers that belongs to `seed` and `epoch`: a
 /// Feistel network over the next power of four, walked until it lands below `count`. The network is a
 /// bijection, and following its cycles back into the range keeps it one.
@@ -101,6 +106,21 @@ mod tests {
         #[test]
         fn large_counts_stay_in_range(seed: u64, position in 0u64..1 << 50, samples in 1u64..1 << 40) {
             prop_assert!(Order::new(seed, samples).sample(position) < samples);
+        }
+    }
+
+    #[test]
+    fn one_two_and_four_ranks_take_the_same_samples_in_every_step() {
+        let order = Order::new(7, 31);
+        for step in 0..40 {
+            let whole = order.step(step, 8);
+            for world in [1, 2, 4] {
+                let shares: Vec<Vec<u64>> = (0..world).map(|rank| share(order.step(step, 8), rank, world)).collect();
+                assert!(shares.iter().all(|ids| ids.len() == 8 / world));
+                // The ids of sample i are with rank i mod world, in the order of the batch.
+                let together: Vec<u64> = (0..8).map(|i| shares[i % world][i / world]).collect();
+                assert_eq!(together, whole, "step {step}, {world} ranks");
+            }
         }
     }
 

@@ -1,9 +1,11 @@
-//! Files of named tensors: safetensors, PyTorch's `.pth` and rwkv.cpp's `.bin`, told apart by their extension.
+//! Files of named tensors: safetensors, PyTorch's `.pth`, rwkv.cpp's `.bin`, and tuned states as its `.state`, told apart
+//! by their extension.
 
 pub mod ggml;
 mod pickle;
 pub mod pth;
 pub mod safetensors;
+pub mod state;
 mod zip;
 
 use std::path::Path;
@@ -13,11 +15,11 @@ use tch::Kind;
 
 use crate::model::Parameters;
 
-/// The tensors of the file at `path`, as they are stored.
+/// The tensors of the file at `path`, as they are stored; a `.state` is of a network of `layers` blocks.
 ///
 /// # Errors
-/// Its extension is another (78), it cannot be read (74), or is not such a file (65).
-pub fn read(path: &Path) -> Result<Parameters> {
+/// Its extension is another, or a `.state` has no `layers` (78), it cannot be read (74), or is not such a file (65).
+pub fn read(path: &Path, layers: Option<usize>) -> Result<Parameters> {
     let format = Format::of(path)?;
     let bytes = fs_err::read(path).map_err(at_path("read", path))?;
     let name = path.display().to_string();
@@ -25,6 +27,7 @@ pub fn read(path: &Path) -> Result<Parameters> {
         Format::Safetensors => Ok(safetensors::read(&bytes, &name)?.0),
         Format::Pth => pth::read(&bytes, &name),
         Format::Ggml => ggml::read(&bytes, &name),
+        Format::State => state::read(&bytes, &name, layers),
     }
 }
 
@@ -38,6 +41,10 @@ pub fn write(path: &Path, tensors: &Parameters, kind: Option<Kind>) -> Result<()
             return Err(Error::mismatch("rwkv.cpp's files hold fp16 or fp32, not bf16"));
         }
         Format::Ggml => ggml::write(tensors, kind == Some(Kind::Half))?,
+        Format::State if kind.is_some_and(|kind| kind != Kind::Float) => {
+            return Err(Error::mismatch("a `.state` file holds fp32 and nothing else"));
+        }
+        Format::State => state::write(tensors)?,
         other => {
             let cast = |(name, tensor): (&str, &tch::Tensor)| {
                 (name.to_owned(), tensor.detach().to_kind(kind.unwrap_or(tensor.kind())))
@@ -54,6 +61,7 @@ enum Format {
     Safetensors,
     Pth,
     Ggml,
+    State,
 }
 
 impl Format {
@@ -62,8 +70,9 @@ impl Format {
             Some("safetensors") => Ok(Format::Safetensors),
             Some("pth") => Ok(Format::Pth),
             Some("bin") => Ok(Format::Ggml),
+            Some("state") => Ok(Format::State),
             _ => Err(Error::mismatch(format!("the format of `{}` is not known", path.display()))
-                .hint("it is told by the extension: .safetensors, .pth or .bin (rwkv.cpp)")),
+                .hint("it is told by the extension: .safetensors, .pth, .bin or .state (both rwkv.cpp)")),
         }
     }
 }

@@ -7,6 +7,7 @@
 use midi_ingest::job::exit::Result;
 use midi_ingest::store::Store;
 
+use super::Clock;
 use crate::metrics::Line;
 
 /// The event file of one run, from where it began to its last line. An object store cannot append, so it is put whole.
@@ -42,23 +43,6 @@ impl EventFile {
         let seconds = self.clock.at(line);
         self.bytes.extend(record(&scalars(seconds, line)));
         self.store.put(&self.name, self.bytes.clone())
-    }
-}
-
-/// The time that a run has spent, out of the tokens and rates of its lines.
-#[derive(Debug, Default)]
-struct Clock {
-    seconds: f64,
-    tokens: u64,
-}
-
-impl Clock {
-    /// Seconds at `line`, which follows the line of the last call.
-    fn at(&mut self, line: &Line) -> f64 {
-        let taken = line.tokens.saturating_sub(self.tokens) as f64 / line.tokens_per_second;
-        self.seconds += if taken.is_finite() { taken } else { 0.0 };
-        self.tokens = line.tokens;
-        self.seconds
     }
 }
 
@@ -196,22 +180,5 @@ mod tests {
         let second = b"\x19\0\0\0\0\0\0\0\x8b\xf1\x08\x28\
             \x09\0\0\0\0\0\0\0\x40\x10\xac\x02\x2a\x0b\x0a\x09\x0a\x02lr\x15\0\0\0\x3f\xd6\xe4\x9e\x1d";
         assert_eq!(record(&event(2.0, 300, &[("lr", 0.5)])), second);
-    }
-
-    #[test]
-    fn time_is_what_the_rates_say() {
-        let line = |tokens, tokens_per_second| Line {
-            step: 1,
-            loss: 1.0,
-            lr: 1.0,
-            grad_norm: 1.0,
-            tokens,
-            tokens_per_second,
-            filled: 1.0,
-            valid_loss: None,
-        };
-        let mut clock = Clock::default();
-        let seconds = [line(100, 50.0), line(300, 100.0), line(300, 0.0)].map(|line| clock.at(&line));
-        assert_eq!(seconds, [2.0, 4.0, 4.0]);
     }
 }
