@@ -9,7 +9,7 @@ use std::ops::Range;
 use crate::job::draws::Draws;
 use crate::reject::Reject;
 use crate::score::{Tick, Track};
-use crate::token::control::{Compat, Control, controls};
+use crate::token::control::{Asked, Compat, Control, controls};
 use crate::token::vocabulary::Token;
 use crate::token::{Bpe, Grid, TrackControls};
 
@@ -94,6 +94,57 @@ pub fn of_window(
         return Ok(Vec::new());
     }
     Ok(controls(&part, grid.score.ticks_per_quarter, ticks, wanted, &[], Compat::None)?.track)
+}
+
+/// The controls of the bars `bars` as they are asked for, in the order given; where no value is given the bar's own.
+/// `ticks` are all bars of the grid's score, to its end.
+///
+/// # Errors
+/// Only a bug: a value outside of the vocabulary.
+///
+/// # Panics
+/// If there is no such track.
+pub fn asked_of_bars(
+    grid: &Grid,
+    ticks: &[Tick],
+    track: usize,
+    bars: Range<usize>,
+    asked: &[Asked],
+) -> Result<TrackControls, Reject> {
+    let mut out = TrackControls::default();
+    for one in asked {
+        for (number, bar) in bars.clone().enumerate() {
+            match (one.value(number), ticks.get(bar)) {
+                (Some(ids), Some(tick)) => out.bars.extend(ids.iter().map(|id| (*tick, *id))),
+                _ => out.bars.extend(of_bars(grid, ticks, track, &[bar], &[one.control])?.bars),
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// The controls of a track as they are asked for, in the order given; where no value is given its own in `window`.
+///
+/// # Errors
+/// Only a bug: a value outside of the vocabulary.
+///
+/// # Panics
+/// If there is no such track.
+pub fn asked_of_window(
+    grid: &Grid,
+    ticks: &[Tick],
+    track: usize,
+    window: Range<usize>,
+    asked: &[Asked],
+) -> Result<Vec<u16>, Reject> {
+    let mut out = Vec::new();
+    for one in asked {
+        match one.value(0) {
+            Some(ids) => out.extend_from_slice(ids),
+            None => out.extend(of_window(grid, ticks, track, window.clone(), &[one.control])?),
+        }
+    }
+    Ok(out)
 }
 
 /// The ids of a bar up to its last control, none if it has no control: what a model is given of a bar that it is to
