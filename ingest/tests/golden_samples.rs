@@ -14,11 +14,14 @@ mod records;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use midi_ingest::job::draws::Draws;
+use midi_ingest::config::SampleConfig;
+use midi_ingest::job::draws::{Draws, Keyed};
 use midi_ingest::sample::reference::{PromptSection, bar_prompt, draw};
+use midi_ingest::sample::{self, Kind, disassemble, has_note};
 use midi_ingest::score::smf;
+use midi_ingest::token::vocabulary::Token;
 use midi_ingest::token::{Grid, Tokenizer, vocabulary};
-use records::Midis;
+use records::{Midis, Tokens};
 use serde_json::Value;
 
 /// The draws of a record, in order. A draw that is not the recorded one is remembered.
@@ -175,4 +178,46 @@ fn replay_prompts(name: &str, set: &Path, mut midis: Midis, tokenizer: &Tokenize
         golden::report(&format!("{name} prompts"), all, &different);
     }
     all
+}
+
+/// Every song of the records, odd metres and all: what production draws of it is whole, fits, and says of each bar how
+/// many notes it has.
+#[test]
+fn samples_of_recorded_songs_are_whole_and_their_controls_true() {
+    let (.., tokenizer) = own();
+    let Some(family) = golden::family("tokenizer") else { return };
+    let bpe = tokenizer.bpe();
+    let (mut drawn, mut tracks, mut controlled) = (0, 0, 0);
+    for set in golden::sets(&family) {
+        let mut midis = Midis::of(&set);
+        for record in records::read::<Tokens>(&set.join("tokens.jsonl.gz")).filter(|record| record.error.is_none()) {
+            let Some(bytes) = midis.bytes(&record.file) else { continue };
+            let score = smf::read(&bytes).expect("the reference reads it");
+            for (pass, context_tokens) in [192, 1024, 1 << 16].into_iter().enumerate() {
+                let config =
+                    SampleConfig { context_tokens, controls: 0.7, track_infill: 0.3, ..SampleConfig::default() };
+                let mut draws = Keyed::new(1, &record.file, pass as u64);
+                let Ok(sample) = sample::draw(&score, &tokenizer, &config, &mut draws) else { continue };
+                let shown = &record.file;
+                assert!(sample.input_ids.len() <= context_tokens, "{shown}");
+                let parts = disassemble(&bpe.decode(&sample.input_ids)).unwrap_or_else(|e| panic!("{shown}: {e}"));
+                assert_eq!((parts.kind, parts.written.bars.len()), (sample.kind, sample.bars), "{shown}");
+                drawn += 1;
+                tracks += usize::from(sample.kind == Kind::Track);
+                for bar in &parts.written.bars {
+                    let notes = bar.iter().filter(|id| has_note(&[**id])).count();
+                    let name = |id: &u16| Token::of(*id).map(|token| token.to_string()).unwrap_or_default();
+                    let density = bar.iter().map(name).find_map(|name| {
+                        Some(name.strip_prefix("ACBarNoteDensity_")?.trim_end_matches('+').to_owned())
+                    });
+                    if let Some(density) = density {
+                        assert_eq!(density, notes.min(18).to_string(), "{shown}");
+                        controlled += 1;
+                    }
+                }
+            }
+        }
+    }
+    golden::say(&format!("{drawn} samples, {tracks} of them of tracks, {controlled} bars with a density"));
+    assert!(drawn > 500 && tracks > 50 && controlled > 500);
 }

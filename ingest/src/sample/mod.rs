@@ -3,7 +3,7 @@
 //! function of its key.
 //!
 //! Corrected rules: the published code loses the end of the section in a fifth of its samples, infills no track, and
-//! counts other bars' notes for a bar's controls. [`reference`] has the published ones.
+//! counts other bars' notes for a bar's controls. [`mod@reference`] has the published ones.
 
 mod augment;
 pub mod controls;
