@@ -9,14 +9,16 @@ use clap::{Parser, Subcommand};
 use midi_eval::config::SamplerConfig;
 use midi_eval::generate::{Question, answer};
 use midi_eval::job::Eval;
-use midi_eval::prompt::Piece;
+use midi_eval::prompt::{Piece, Prompt, Request};
 use midi_eval::splice::{bars_of, splice};
 use midi_ingest::job::exit::{Error, Result, at_path};
 use midi_ingest::job::{Experiment, Progress, Shutdown};
+use midi_ingest::sample::Kind;
 use midi_ingest::score::{Meter, smf};
 use midi_ingest::shard::{MANIFEST, Manifest};
 use midi_ingest::store::Store;
 use midi_ingest::token::Tokenizer;
+use midi_ingest::token::control::Asked;
 use midi_train::checkpoint::open_model;
 use midi_train::wkv::{CpuWkv, WkvBackend};
 
@@ -75,8 +77,15 @@ struct InfillArgs {
     #[arg(long, value_name = "T")]
     track: usize,
     /// The bars, counted from 0: `8:12` are bars 8, 9, 10 and 11
-    #[arg(long, value_name = "A:B")]
-    bars: Bars,
+    #[arg(long, value_name = "A:B", required_unless_present = "whole_track")]
+    bars: Option<Bars>,
+    /// Write the whole track anew, or its bars `--bars`, from the other tracks alone
+    #[arg(long, conflicts_with = "context_bars")]
+    whole_track: bool,
+    /// What it is to be like: `density=8`, `polyphony=1-3`, `durations=quarter+eighth`, with --whole-track also
+    /// `repetition=0.8`. Values for several bars stand between commas; a name alone means the original's
+    #[arg(long = "control", value_name = "NAME[=VALUE]")]
+    controls: Vec<String>,
     /// A model's checkpoint, or the folder of all of them
     #[arg(long, value_name = "DIR")]
     checkpoint: String,
@@ -166,24 +175,39 @@ fn infill(args: &InfillArgs, progress: &Progress) -> Result<String> {
     let bytes = fs_err::read(&args.input).map_err(|e| Error::data("cannot read the MIDI file").because(e))?;
     let unreadable = |e| Error::data(format!("`{shown}` cannot be infilled")).because(e);
     let piece = Piece::read_as(&bytes, meter_beside(&found)?).map_err(unreadable)?;
-    let Bars(bars) = args.bars.clone();
     let Some(track) = piece.tracks.get(args.track).filter(|_| args.track < piece.score.tracks.len()) else {
         return Err(Error::data(format!("`{shown}` has no track {}", args.track))
             .hint(format!("it has {} tracks with notes, counted from 0", piece.score.tracks.len())));
     };
-    if bars.end > track.bars.len() {
-        return Err(Error::data(format!("track {} of `{shown}` has no bar {}", args.track, bars.end - 1))
-            .hint(format!("it has {} bars, counted from 0", track.bars.len())));
+    let kind = if args.whole_track { Kind::Track } else { Kind::Bars };
+    let (owner, count) = match kind {
+        Kind::Bars => (format!("track {} of `{shown}`", args.track), track.bars.len()),
+        Kind::Track => (format!("`{shown}`"), piece.bars()),
+    };
+    let bars = args.bars.as_ref().map_or(0..count, |Bars(bars)| bars.clone());
+    if bars.end > count {
+        return Err(Error::data(format!("{owner} has no bar {}", bars.end - 1))
+            .hint(format!("it has {count} bars, counted from 0")));
     }
-    let context = args.context_bars.unwrap_or(4 * bars.len());
-    let prompt = piece.prompt(&tokenizer, args.track, bars.clone(), context);
-    let question = Question { id: shown.to_string(), prompt, bars: bars.len() };
+    let prompt = prompt(args, kind, bars.clone(), &piece, &tokenizer)?;
+    let question = Question { id: shown.to_string(), prompt, kind, bars: bars.len() };
     let sampler = SamplerConfig::default();
     let answers = answer(&model, &tokenizer, &[question], &sampler, args.seed, 1, &mut |_| Ok(()))?;
     let fill = answers.first().map(|answer| bars_of(&tokenizer.bpe().decode(&answer.ids))).unwrap_or_default();
     let score = splice(&piece, args.track, bars.clone(), &fill);
     fs_err::write(&args.output, smf::write(&score)).map_err(at_path("write", &args.output))?;
     Ok(format!("bars {}:{} of track {} -> {}", bars.start, bars.end, args.track, args.output.display()))
+}
+
+/// What the model is asked.
+fn prompt(args: &InfillArgs, kind: Kind, bars: Range<usize>, piece: &Piece, tokenizer: &Tokenizer) -> Result<Prompt> {
+    let asked = args.controls.iter().map(|text| Asked::parse(text, kind == Kind::Bars)).collect::<Result<_>>()?;
+    let controls = Asked::in_order(asked, piece.controls(kind, args.track), bars.len())?;
+    if !controls.is_empty() && !tokenizer.has_controls() {
+        return Err(Error::mismatch("the tokenizer has no ids for attribute controls").hint("leave out `--control`"));
+    }
+    let context = args.context_bars.unwrap_or(4 * bars.len());
+    piece.prompt(tokenizer, &Request { kind, track: args.track, bars, context, controls })
 }
 
 /// The meter of the data set that a tokenizer belongs to, as the manifest beside it says; as written without one.
@@ -207,6 +231,10 @@ mod tests {
         let infill =
             ["midi-eval", "infill", "a.mid", "--track", "1", "--bars", "8:12", "--checkpoint", "d", "-o", "b.mid"];
         assert!(Cli::try_parse_from(infill).is_ok());
+        let track = ["midi-eval", "infill", "a.mid", "--track", "1", "--checkpoint", "d", "-o", "b.mid"];
+        assert!(Cli::try_parse_from(track).is_err(), "bars, or the whole track");
+        let more = ["--whole-track", "--control", "density=2-9", "--control", "repetition"];
+        assert!(Cli::try_parse_from([track.as_slice(), more.as_slice()].concat()).is_ok());
         assert!("12:8".parse::<Bars>().is_err());
         assert!("8".parse::<Bars>().is_err());
     }

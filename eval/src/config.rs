@@ -1,5 +1,6 @@
 //! The `[eval]` table of an experiment: what was written, with its defaults.
 
+use midi_ingest::sample::Kind;
 use serde::{Deserialize, Serialize};
 
 /// `[eval]`: which models answer which prompts, and who is compared with whom.
@@ -79,9 +80,13 @@ impl EvalModel {
 pub struct PromptConfig {
     /// How many prompts.
     pub count: usize,
+    /// What is infilled: bars of a track, or a whole track as far as these bars go.
+    pub infill: Kind,
     /// Numbers of bars to infill (N), used in turn.
     pub bars: Vec<usize>,
-    /// Context on each side, in multiples of N.
+    /// Attribute controls by name; the models are given the original's values.
+    pub controls: Vec<String>,
+    /// Context on each side, in multiples of N. A whole track has none but the other tracks.
     pub context_factor: usize,
     /// The longest prompt, in tokens.
     pub max_tokens: usize,
@@ -91,7 +96,15 @@ pub struct PromptConfig {
 
 impl Default for PromptConfig {
     fn default() -> Self {
-        PromptConfig { count: 64, bars: vec![2, 4], context_factor: 4, max_tokens: 2048, min_notes: 2 }
+        PromptConfig {
+            count: 64,
+            infill: Kind::Bars,
+            bars: vec![2, 4],
+            controls: Vec::new(),
+            context_factor: 4,
+            max_tokens: 2048,
+            min_notes: 2,
+        }
     }
 }
 

@@ -2,17 +2,22 @@
 //! same number of rows, so an answer does not depend on the prompts beside it, on their number, or on the
 //! worker: not even in the last bit of a logit, which matrix products of another number of rows would change.
 //!
-//! The corrected stop rule: bars are counted, and the answer ends at `FillBar_End`, when bar n + 1 begins
-//! (n = 1 included), or at the longest length allowed.
+//! The corrected stop rule: bars are counted, and the answer ends at `FillBar_End` (of a track at `Track_End`), when
+//! bar n + 1 begins (n = 1 included), or at the longest length allowed. Where a bar has controls, the model says only
+//! that the bar begins; it is then given the bar's opening, as it stands in training samples.
+
+use std::collections::VecDeque;
 
 use midi_ingest::job::draws::Keyed;
 use midi_ingest::job::exit::{Error, Exit, Result};
+use midi_ingest::sample::Kind;
 use midi_ingest::token::Tokenizer;
-use midi_ingest::token::vocabulary::{BAR, FILL_END, SPECIAL_END, Token};
+use midi_ingest::token::vocabulary::{BAR, SPECIAL_END, Token};
 use midi_train::model::{Rwkv7, State};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use crate::config::SamplerConfig;
+use crate::prompt::Prompt;
 use crate::sampler::draw;
 
 /// Rows of one step of the network, always; those that no prompt needs are zeros.
@@ -23,18 +28,20 @@ const ROWS: usize = 16;
 pub struct Question {
     /// The name of its random stream.
     pub id: String,
-    /// The prompt's ids, the last of which is `FillBar_Start`.
-    pub prompt: Vec<u16>,
-    /// Bars to infill.
+    /// What is asked.
+    pub prompt: Prompt,
+    /// Bars or a track.
+    pub kind: Kind,
+    /// Bars to write.
     pub bars: usize,
 }
 
 /// What a model said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// The drawn ids, without the one that ended them.
+    /// The drawn ids and the openings that were given, without the id that ended them.
     pub ids: Vec<u16>,
-    /// Why it stopped: `fill-end`, `bars`, `max-tokens` or `nothing-allowed`.
+    /// Why it stopped: `fill-end`, `track-end`, `bars`, `max-tokens` or `nothing-allowed`.
     pub stop: &'static str,
 }
 
@@ -44,7 +51,8 @@ pub struct Banned {
     always: Vec<bool>,
     /// As `always`, and everything that does not begin with a bar.
     at_first: Vec<bool>,
-    end: Option<usize>,
+    /// The ids that end an answer, in the order of [`Kind::ALL`].
+    ends: [Option<usize>; 2],
 }
 
 impl Banned {
@@ -56,8 +64,13 @@ impl Banned {
         let pieces = (0..tokenizer.size()).map(|id| tokenizer.bpe().piece(id as u16));
         let always: Vec<bool> = pieces.clone().map(|piece| piece.is_empty() || piece.iter().any(bad)).collect();
         let at_first = pieces.clone().zip(&always).map(|(piece, banned)| *banned || piece[0] != BAR).collect();
-        let end = pieces.into_iter().position(|piece| piece == [FILL_END]);
-        Banned { always, at_first, end }
+        let ends = Kind::ALL.map(|kind| pieces.clone().position(|piece| piece == [kind.end()]));
+        Banned { always, at_first, ends }
+    }
+
+    /// The id that ends an answer of this kind.
+    fn end(&self, kind: Kind) -> Option<usize> {
+        self.ends[usize::from(kind == Kind::Track)]
     }
 }
 
@@ -69,6 +82,8 @@ struct Live<'a> {
     seen: Vec<bool>,
     ids: Vec<u16>,
     bars: usize,
+    /// Ids of an opening that the model is still to be given.
+    given: VecDeque<u16>,
 }
 
 /// Prompts that take each step together, in the first rows of a state of [`ROWS`] rows.
@@ -117,7 +132,7 @@ pub fn answer(
 impl<'a> Group<'a> {
     fn empty(model: &Rwkv7) -> Self {
         let shape = model.shape();
-        let logits = Tensor::zeros([0, shape.vocabulary as i64], (Kind::Float, Device::Cpu));
+        let logits = Tensor::zeros([0, shape.vocabulary as i64], (tch::Kind::Float, Device::Cpu));
         Group { live: Vec::new(), state: State::zeros(shape, 0), logits }
     }
 
@@ -131,14 +146,16 @@ impl<'a> Group<'a> {
     ) -> Result<()> {
         let (mut states, mut logits) = (Vec::new(), vec![self.logits.shallow_clone()]);
         for (place, question) in waiting.take(ROWS - self.live.len()) {
-            let ids: Vec<i64> = question.prompt.iter().map(|id| i64::from(*id)).collect();
+            let ids: Vec<i64> = question.prompt.tokens.iter().map(|id| i64::from(*id)).collect();
             let (last, state) = model.prefill(&Tensor::from_slice(&ids).unsqueeze(0), None)?;
             states.push(state);
             logits.push(last);
             let mut seen = vec![false; vocabulary];
-            question.prompt.iter().for_each(|id| seen[usize::from(*id)] = true);
+            question.prompt.tokens.iter().for_each(|id| seen[usize::from(*id)] = true);
             let draws = Keyed::new(seed, &format!("generate/{}", question.id), 0);
-            self.live.push(Live { question, place, draws, seen, ids: Vec::new(), bars: 0 });
+            let mut live = Live { question, place, draws, seen, ids: Vec::new(), bars: 0, given: VecDeque::new() };
+            live.open();
+            self.live.push(live);
         }
         if !states.is_empty() {
             states.insert(0, std::mem::replace(&mut self.state, State::zeros(model.shape(), 0)));
@@ -160,7 +177,7 @@ impl<'a> Group<'a> {
         if self.live.is_empty() {
             return Ok(());
         }
-        let values: Vec<f32> = Vec::try_from(self.logits.to_kind(Kind::Float).contiguous().view([-1]))
+        let values: Vec<f32> = Vec::try_from(self.logits.to_kind(tch::Kind::Float).contiguous().view([-1]))
             .map_err(|e| Error::bug("logits cannot be read").because(e))?;
         let (mut going, mut rows, mut next) = (Vec::new(), Vec::new(), Vec::new());
         let live = std::mem::take(&mut self.live).into_iter().zip(values.chunks(tokenizer.size()));
@@ -199,6 +216,16 @@ impl<'a> Group<'a> {
 }
 
 impl Live<'_> {
+    /// Begins the next bar with its opening; returns whether it has one.
+    fn open(&mut self) -> bool {
+        let Some(opening) = self.question.prompt.openings.get(self.bars).filter(|opening| !opening.is_empty()) else {
+            return false;
+        };
+        self.given.extend(opening);
+        self.bars += 1;
+        true
+    }
+
     /// The next id, or why there is none.
     fn next(
         &mut self,
@@ -210,17 +237,31 @@ impl Live<'_> {
         if self.ids.len() >= config.max_tokens {
             return Err("max-tokens");
         }
+        if let Some(id) = self.given.pop_front() {
+            self.ids.push(id);
+            return Ok(id);
+        }
+        let Question { kind, bars, .. } = *self.question;
         let mut barred = if self.ids.is_empty() { banned.at_first.clone() } else { banned.always.clone() };
-        if let Some(end) = banned.end.filter(|_| self.bars >= self.question.bars) {
+        // A track may end before the others do.
+        let may_end = self.bars >= bars || (kind == Kind::Track && self.bars > 0);
+        if let Some(end) = banned.end(kind).filter(|_| may_end) {
             barred[end] = false;
         }
         let id = draw(logits, &self.seen, &barred, config, &mut self.draws).ok_or("nothing-allowed")?;
-        if banned.end == Some(id) {
-            return Err("fill-end");
+        if banned.end(kind) == Some(id) {
+            return Err(if kind == Kind::Track { "track-end" } else { "fill-end" });
         }
         let begun = tokenizer.bpe().piece(id as u16).iter().filter(|base| **base == BAR).count();
-        if self.bars + begun > self.question.bars {
+        if self.bars + begun > bars {
             return Err("bars");
+        }
+        if begun > 0
+            && self.open()
+            && let Some(id) = self.given.pop_front()
+        {
+            self.ids.push(id);
+            return Ok(id);
         }
         self.bars += begun;
         self.seen[id] = true;

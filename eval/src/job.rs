@@ -12,11 +12,12 @@ use midi_ingest::store::Store;
 use midi_ingest::token::Tokenizer;
 use serde::Serialize;
 
+use crate::choose::choose;
 use crate::config::{EvalConfig, EvalModel};
 use crate::generate::{Question, answer};
 use crate::metric::{Measures, Metric, measure};
 use crate::models::{Answerer, open};
-use crate::prompt::{Piece, choose};
+use crate::prompt::{Piece, Prompt};
 use crate::report::Report;
 use crate::results::{Answers, GenerationRow, Labels, MetricRow, PromptRow, Status, read, scan, write};
 use crate::splice::{bars_of, splice};
@@ -71,6 +72,10 @@ impl<'a> Eval<'a> {
         let data = Store::open(&format!("{}/ingest", experiment.out))?;
         let manifest = Manifest::load(&data)?;
         let tokenizer = Tokenizer::parse(&String::from_utf8_lossy(&data.read(&manifest.vocabulary.file)?))?;
+        if !config.prompts.controls.is_empty() && !tokenizer.has_controls() {
+            return Err(Error::mismatch("`eval.prompts.controls`: the tokenizer has no ids for attribute controls")
+                .hint("take a tokenizer that has, such as a learned one, or leave the controls out"));
+        }
         // Batch and threads change the speed, not the result.
         let essence = EvalConfig { batch: 1, threads: None, ..config.clone() };
         let config_hash = key_of(&(&essence, experiment.seed, &manifest.key, env!("CARGO_PKG_VERSION")));
@@ -164,7 +169,8 @@ impl<'a> Eval<'a> {
             Answerer::Network(network) => {
                 let question = |row: &PromptRow| Question {
                     id: row.prompt_id.clone(),
-                    prompt: row.tokens.clone(),
+                    prompt: Prompt { tokens: row.tokens.clone(), openings: row.openings.clone() },
+                    kind: row.kind,
                     bars: (row.bar_end - row.bar_start) as usize,
                 };
                 let questions: Vec<Question> = prompts.iter().map(question).collect();
@@ -259,7 +265,11 @@ impl<'a> Eval<'a> {
         }
         let answers = Answers::new(&rows)?;
         let pairs = &self.config.comparisons;
-        let report = Report::new(&answers, &Metric::PAPER, &self.plan.models, pairs, self.experiment.seed)?;
+        let mut metrics = Metric::PAPER.to_vec();
+        if !self.config.prompts.controls.is_empty() {
+            metrics.extend(Metric::CONTROLS);
+        }
+        let report = Report::new(&answers, &metrics, &self.plan.models, pairs, self.experiment.seed)?;
         self.store.put("eval/comparisons/comparisons.parquet", write(&report.comparisons)?)?;
         self.store.put("report.html", report.html().into_bytes())?;
         Ok(report)

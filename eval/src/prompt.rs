@@ -1,19 +1,14 @@
-//! What every model is asked: sections of test songs, chosen once, so that comparisons are paired.
+//! What a model is asked about a piece: the beginning of a training sample, up to where the model is to go on.
 
-use midi_ingest::job::draws::{Draws, Keyed};
+use std::ops::Range;
+
 use midi_ingest::job::exit::{Error, Result};
 use midi_ingest::reject::Reject;
-use midi_ingest::sample::{BarTokens, Section, assemble};
+use midi_ingest::sample::{BarTokens, Kind, Section, assemble, controls};
+use midi_ingest::score::bars::{Until, bar_ticks};
 use midi_ingest::score::{Meter, Score, smf};
-use midi_ingest::shard::Song;
-use midi_ingest::token::vocabulary::FILL_START;
+use midi_ingest::token::control::{Asked, Control};
 use midi_ingest::token::{Grid, Tokenizer};
-
-use crate::config::PromptConfig;
-use crate::results::PromptRow;
-
-/// Attempts for each prompt that is wanted.
-const TRIES: usize = 200;
 
 /// A piece on the tokenizer's grid, cut into bars.
 #[derive(Debug)]
@@ -22,6 +17,31 @@ pub struct Piece {
     pub score: Score,
     /// The tokens of each track.
     pub tracks: Vec<BarTokens>,
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Bars or a track.
+    pub kind: Kind,
+    /// Index of the track.
+    pub track: usize,
+    /// The bars to write.
+    pub bars: Range<usize>,
+    /// Bars of context on each side. A track that is written anew has none but the other tracks' `bars`.
+    pub context: usize,
+    /// What it is to be like. See [`Asked::in_order`].
+    pub controls: Vec<Asked>,
+}
+
+/// A prompt as byte-pair ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    /// What the model reads first.
+    pub tokens: Vec<u16>,
+    /// With what each bar of the answer begins, its controls included; an empty one is left to the model. No controls
+    /// of bars, no openings.
+    pub openings: Vec<Vec<u16>>,
 }
 
 impl Piece {
@@ -48,93 +68,64 @@ impl Piece {
         self.tracks.iter().map(|track| track.bars.len()).max().unwrap_or(0)
     }
 
-    /// The prompt for a section with `context` bars on each side: the tokens of the window, then `FillBar_Start`.
-    pub fn prompt(
-        &self,
-        tokenizer: &Tokenizer,
-        track: usize,
-        bars: std::ops::Range<usize>,
-        context: usize,
-    ) -> Vec<u16> {
-        let window = bars.start.saturating_sub(context)..(bars.end + context).min(self.bars());
-        let mut ids = assemble(tokenizer.bpe(), &self.tracks, &Section { track, bars, window }).context;
-        tokenizer.bpe().encode_group(&[FILL_START], &mut ids);
-        ids
+    /// The controls that models are trained with for infillings of this kind of track `track`.
+    ///
+    /// # Panics
+    /// If there is no such track.
+    pub fn controls(&self, kind: Kind, track: usize) -> &'static [Control] {
+        let is_drum = self.score.tracks[track].is_drum;
+        match kind {
+            Kind::Bars => Control::of_bars(is_drum),
+            Kind::Track => Control::of_track(is_drum),
+        }
     }
-}
 
-/// Chooses `config.count` prompts from `songs`, which carry their MIDI bytes and whose time signatures are taken
-/// as `meter` says. The choice is a function of
-/// the seed and the songs.
-///
-/// The stored original is the song on the tokenizer's grid, so that a model is not measured by what the
-/// grid cannot say.
-///
-/// # Errors
-/// There is no song (65), or not one fits the limits (78).
-pub fn choose(
-    songs: &[Song],
-    meter: Meter,
-    tokenizer: &Tokenizer,
-    config: &PromptConfig,
-    run_id: &str,
-    config_hash: &str,
-    seed: u64,
-) -> Result<Vec<PromptRow>> {
-    if songs.is_empty() {
-        return Err(Error::data("there is no test song").hint("raise `ingest.split.test`"));
+    /// The prompt for a request: the tokens of the window, then what asks for the answer.
+    ///
+    /// # Errors
+    /// The piece is not on the grid after all: a bug.
+    ///
+    /// # Panics
+    /// If there is no such track.
+    pub fn prompt(&self, tokenizer: &Tokenizer, request: &Request) -> Result<Prompt> {
+        let written = self.written(request).map_err(|e| Error::bug("a piece has no controls").because(e))?;
+        let Request { kind, track, bars, context, .. } = request.clone();
+        let window = match kind {
+            Kind::Bars => bars.start.saturating_sub(context)..(bars.end + context).min(self.bars()),
+            Kind::Track => bars.clone(),
+        };
+        let opening =
+            |bar: usize| written.bars.get(bar).map(|bar| controls::opening(tokenizer.bpe(), bar)).unwrap_or_default();
+        let mut openings: Vec<Vec<u16>> = bars.clone().map(opening).collect();
+        if openings.iter().all(Vec::is_empty) {
+            openings.clear();
+        }
+        let section = Section { kind, track, bars, window };
+        Ok(Prompt { tokens: assemble(tokenizer.bpe(), &self.tracks, &section, &written).prompt, openings })
     }
-    if config.bars.is_empty() || config.bars.contains(&0) {
-        return Err(Error::mismatch("`eval.prompts.bars` must list numbers from 1 up"));
-    }
-    let mut rows = Vec::with_capacity(config.count);
-    for number in 0..config.count {
-        let mut draws = Keyed::new(seed, "prompts", number as u64);
-        let count = config.bars[number % config.bars.len()];
-        let row = (0..TRIES).find_map(|_| {
-            let song = &songs[draws.below(songs.len())];
-            let piece = on_grid(song.midi.as_deref()?, meter)?;
-            let track = draws.below(piece.tracks.len().max(1));
-            let reached = piece.tracks.get(track)?.bars.len();
-            let start = draws.below(reached.checked_sub(count)? + 1);
-            let bars = start..start + count;
-            let notes = notes_in(&piece.tracks[track], bars.clone());
-            let tokens = piece.prompt(tokenizer, track, bars.clone(), config.context_factor * count);
-            if notes < config.min_notes || tokens.len() > config.max_tokens {
-                return None;
+
+    /// The track of a request with the controls that are asked for.
+    fn written(&self, request: &Request) -> Result<BarTokens, Reject> {
+        let Request { kind, track, bars, controls: asked, .. } = request;
+        let mut written = self.tracks[*track].clone();
+        if asked.is_empty() {
+            return Ok(written);
+        }
+        let ticks = bar_ticks(&self.score, Until::End)?;
+        let grid = Grid { score: self.score.clone(), bars: bar_ticks(&self.score, Until::LastOnset)? };
+        match kind {
+            Kind::Bars => {
+                let controls = controls::asked_of_bars(&grid, &ticks, *track, bars.clone(), asked)?;
+                written = BarTokens::of(&grid.encode_track(*track, &controls)?);
             }
-            Some(PromptRow {
-                run_id: run_id.to_owned(),
-                config_hash: config_hash.to_owned(),
-                prompt_id: format!("{number:05}"),
-                song_id: song.id.clone(),
-                path: song.path.clone(),
-                track: track as u32,
-                program: piece.score.tracks[track].program,
-                is_drum: piece.score.tracks[track].is_drum,
-                bar_start: start as u32,
-                bar_end: (start + count) as u32,
-                context_bars: (config.context_factor * count) as u32,
-                tokens,
-                ticks_per_quarter: piece.score.ticks_per_quarter,
-                midi: smf::write(&piece.score),
-            })
-        });
-        rows.extend(row);
+            Kind::Track => {
+                let controls = controls::asked_of_window(&grid, &ticks, *track, bars.clone(), asked)?;
+                written.head.extend(controls);
+            }
+        }
+        Ok(written)
     }
-    if rows.len() < config.count {
-        return Err(Error::mismatch(format!("only {} of {} prompts fit the limits", rows.len(), config.count))
-            .hint("raise `eval.prompts.max-tokens`, or lower `bars`, `context-factor` or `min-notes`"));
-    }
-    Ok(rows)
 }
 
-/// A test song as it is stored: on the grid, written, and read again.
-fn on_grid(midi: &[u8], meter: Meter) -> Option<Piece> {
-    let piece = Piece::read_as(midi, meter).ok()?;
-    Piece::read(&smf::write(&piece.score)).ok().filter(|again| again.score.tracks.len() == piece.score.tracks.len())
-}
-
-fn notes_in(track: &BarTokens, bars: std::ops::Range<usize>) -> usize {
-    track.slice(bars).iter().flatten().filter(|id| midi_ingest::sample::has_note(&[**id])).count()
-}
+#[cfg(test)]
+mod tests;

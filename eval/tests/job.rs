@@ -7,8 +7,13 @@ use midi_eval::job::Eval;
 use midi_eval::results::{GenerationRow, MetricRow, PromptRow, Status, read};
 use midi_ingest::job::{Exit, Experiment, Progress, Shutdown};
 use midi_ingest::pipeline::{Ingest, Outcome, Worker};
+use midi_ingest::sample::Kind;
 use midi_ingest::score::bars::{Until, bar_ticks};
-use midi_ingest::score::{Note, smf};
+use midi_ingest::score::{Meter, Note, Tick, TimeSignature, smf};
+use midi_ingest::shard::{Manifest, read_songs};
+use midi_ingest::source::compose;
+use midi_ingest::token::Tokenizer;
+use midi_ingest::token::vocabulary::{INFILL_TRACK, Token};
 use midi_train::trainer;
 
 const PROMPTS: usize = 6;
@@ -102,6 +107,151 @@ fn every_model_answers_every_prompt_and_all_is_measured_and_compared() {
     let error = Eval::new(&other).expect("plans").prompts().expect_err("another configuration was here");
     assert_eq!(error.exit(), Exit::Mismatch);
     assert!(error.to_string().contains("hint: "), "{error}");
+}
+
+/// A job without training: the network as it was before its first step, and the copied bars.
+fn untrained(out: &Path, ingest: &str, prompts: &str) -> Experiment {
+    let text = format!(
+        "name = 'small'\nseed = 5\nout = '{}'\n[ingest]\n{ingest}\n\
+         [ingest.tokenizer]\nkind = 'learn'\nvocabulary = 750\n[ingest.split]\nvalid = 0.0\ntest = 0.5\n\
+         [ingest.sample]\ncontext-tokens = 256\ncontrols = 0.5\ntrack-infill = 0.3\n\
+         [train.m]\nsteps = 1\nthreads = 1\n[train.m.model]\nlayers = 2\nwidth = 64\n\
+         [eval]\ncomparisons = [['copy', 'net']]\n\
+         [[eval.models]]\nkind = 'untrained'\nname = 'net'\ntrain = 'm'\n\
+         [[eval.models]]\nkind = 'copy-before'\nname = 'copy'\n\
+         [eval.prompts]\ncount = {PROMPTS}\n{prompts}\n[eval.sampler]\nmax-tokens = 60\n",
+        out.display()
+    );
+    Experiment::parse(Path::new("test.toml"), &text, &[]).expect("parses")
+}
+
+/// Runs ingest and eval, checks every answer, and returns the data set, the prompts and the report.
+fn evaluate(experiment: &Experiment) -> (Manifest, Vec<PromptRow>, String) {
+    let outcome = Ingest::new(experiment).expect("plans").run(Worker::ONLY, &Progress::silent(), &Shutdown::manual());
+    let Ok(Outcome::Complete(manifest)) = outcome else { panic!("{outcome:?}") };
+    let eval = Eval::new(experiment).expect("plans");
+    eval.generate(0, 1, &Progress::silent(), &Shutdown::manual()).expect("answers");
+    eval.score(0, 1).expect("measures");
+    let report = eval.compare().expect("compares").terminal();
+    let out = Path::new(&experiment.out);
+    let prompts: Vec<PromptRow> = table(out, "prompts/prompts.parquet");
+    assert_eq!(prompts.len(), PROMPTS);
+    for model in ["net", "copy"] {
+        let answers: Vec<GenerationRow> = table(out, &format!("generations/{model}.parquet"));
+        for (prompt, answer) in prompts.iter().zip(&answers) {
+            nothing_but_the_section_changed(prompt, answer.midi.as_deref().expect("a file"));
+        }
+    }
+    (*manifest, prompts, report)
+}
+
+const SYNTH: &str = "[ingest.source]\nkind = 'synth'\nsongs = 20\n";
+
+#[test]
+fn controls_are_asked_for_with_the_originals_values_and_measured() {
+    let folder = tempfile::tempdir().expect("folder");
+    let prompts = "bars = [1, 2]\ncontext-factor = 2\ncontrols = ['density', 'polyphony']";
+    let experiment = untrained(folder.path(), SYNTH, prompts);
+    let (_, prompts, report) = evaluate(&experiment);
+    let tokenizer = Tokenizer::load(&folder.path().join("ingest/tokenizer.json")).expect("loads");
+    let answers: Vec<GenerationRow> = table(folder.path(), "generations/net.parquet");
+    for (prompt, answer) in prompts.iter().zip(&answers) {
+        assert_eq!(prompt.openings.len(), (prompt.bar_end - prompt.bar_start) as usize);
+        let names = |ids: &[u16]| -> Vec<String> {
+            let base = tokenizer.bpe().decode(ids).into_iter().filter_map(Token::of);
+            base.map(|token| token.to_string()).filter(|name| name.starts_with("AC")).collect()
+        };
+        let asked = names(&prompt.openings.concat());
+        let original = smf::read(&prompt.midi).expect("reads");
+        let passage = midi_eval::metric::passages(&original, &original, &prompt.section()).expect("a section").0;
+        let expected = midi_eval::metric::controls::controls(&passage).into_iter().flat_map(|controls| {
+            let density = match controls.density() {
+                18 => "ACBarNoteDensity_18+".to_owned(),
+                notes => format!("ACBarNoteDensity_{notes}"),
+            };
+            let voices = controls.voices.filter(|_| !prompt.is_drum).into_iter().flat_map(|(fewest, most)| {
+                [format!("ACBarOnsetPolyphonyMin_{fewest}"), format!("ACBarOnsetPolyphonyMax_{most}")]
+            });
+            voices.chain([density]).collect::<Vec<_>>()
+        });
+        assert_eq!(asked, expected.collect::<Vec<_>>(), "what is asked for is what is measured");
+        let given = names(&answer.tokens);
+        assert!(asked.starts_with(&given) && !given.is_empty(), "{given:?} of {asked:?}");
+    }
+    assert!(report.contains("density_delta") && report.contains("polyphony_delta"), "{report}");
+
+    for (wrong, hint) in [("densty", "did you mean `density`?"), ("density=3", "name the controls only")] {
+        let other = tempfile::tempdir().expect("folder");
+        let experiment = untrained(other.path(), SYNTH, &format!("controls = ['{wrong}']"));
+        Ingest::new(&experiment)
+            .and_then(|job| job.run(Worker::ONLY, &Progress::silent(), &Shutdown::manual()))
+            .expect("ingests");
+        let error = Eval::new(&experiment).and_then(|eval| eval.prompts()).expect_err("a mistake");
+        assert_eq!(error.exit(), Exit::Mismatch);
+        assert!(error.to_string().contains(hint), "{error}");
+    }
+}
+
+#[test]
+fn whole_tracks_are_written_from_the_others() {
+    let folder = tempfile::tempdir().expect("folder");
+    let prompts = "bars = [2, 4]\ninfill = 'track'\ncontrols = ['density', 'repetition']";
+    let (_, prompts, _) = evaluate(&untrained(folder.path(), SYNTH, prompts));
+    let tokenizer = Tokenizer::load(&folder.path().join("ingest/tokenizer.json")).expect("loads");
+    for prompt in &prompts {
+        assert_eq!((prompt.kind, prompt.context_bars, prompt.openings.len()), (Kind::Track, 0, 0));
+        let base = tokenizer.bpe().decode(&prompt.tokens);
+        let at = base.iter().position(|id| *id == INFILL_TRACK).expect("a track is asked for");
+        let names: Vec<String> = base[at..].iter().filter_map(|id| Token::of(*id)).map(|t| t.to_string()).collect();
+        let program = if prompt.is_drum { -1 } else { i16::from(prompt.program) };
+        assert_eq!(names[..3], ["Infill_Track".to_owned(), "Track_Start".to_owned(), format!("Program_{program}")]);
+        assert!(names[3].starts_with("ACTrackNoteDensityMin_") && names[4].starts_with("ACTrackNoteDensityMax_"));
+        assert!(names.get(5).is_none_or(|name| name.starts_with("ACTrackRepetition_")) && names.len() <= 6);
+    }
+}
+
+/// Songs whose bars are called beats: what ingest, prompts and answers call a bar is four of them.
+#[test]
+fn bars_are_those_of_the_regrouped_meter_all_the_way() {
+    let folder = tempfile::tempdir().expect("folder");
+    let songs = folder.path().join("songs");
+    fs_err::create_dir(&songs).expect("folder");
+    for number in 0..16 {
+        let mut score = compose(7, number);
+        score.time_signatures = vec![TimeSignature { tick: 0, numerator: 1, denominator: 4 }];
+        fs_err::write(songs.join(format!("{number}.mid")), smf::write(&score)).expect("writes");
+    }
+    let source = format!("[ingest.source]\nkind = 'folder'\nuri = '{}'\n", songs.display());
+    let prompts = "bars = [1, 2]\ncontext-factor = 2\ncontrols = ['density']";
+    let experiment = untrained(folder.path(), &format!("meter = 'regroup'\n{source}"), prompts);
+    let (manifest, prompts, _) = evaluate(&experiment);
+    assert_eq!(manifest.meter, Meter::Regroup);
+    let mut rows = Vec::new();
+    for record in &manifest.songs {
+        let bytes = fs_err::read(folder.path().join("ingest").join(&record.path)).expect("is there");
+        rows.extend(read_songs(bytes.into(), &record.path).expect("reads"));
+    }
+    let tokenizer = Tokenizer::load(&folder.path().join("ingest/tokenizer.json")).expect("loads");
+    let common = (4, 4);
+    for prompt in &prompts {
+        let original = smf::read(&prompt.midi).expect("reads");
+        let metres = original.time_signatures.iter().map(|metre| (metre.numerator, metre.denominator));
+        assert!(metres.eq([common]), "four beats are a bar");
+        let song = rows.iter().find(|song| song.id == prompt.song_id).expect("its row");
+        let bars = bar_ticks(&original, Until::End).expect("bars");
+        assert_eq!(bars.len(), song.bars as usize, "the bars of the data set");
+        let bar = Tick::from(original.ticks_per_quarter) * 4;
+        assert!(bars.windows(2).all(|two| two[1] - two[0] == bar));
+        let metres: BTreeSet<String> = tokenizer
+            .bpe()
+            .decode(&[prompt.tokens.clone(), prompt.openings.concat()].concat())
+            .into_iter()
+            .filter_map(Token::of)
+            .filter(|token| matches!(token, Token::TimeSignature(_)))
+            .map(|token| token.to_string())
+            .collect();
+        assert!(metres.into_iter().eq(["TimeSig_4/4".to_owned()]));
+    }
 }
 
 fn nothing_but_the_section_changed(prompt: &PromptRow, answered: &[u8]) {

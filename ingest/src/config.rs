@@ -179,6 +179,24 @@ pub struct SampleConfig {
     pub bars: Vec<usize>,
     /// The infilled section has at least this share of the track's bars, drawn from the range.
     pub bar_share: [f64; 2],
+    /// Share of the samples of several tracks in which a whole track is infilled, 0 to 1.
+    pub track_infill: f64,
+    /// Share of the samples that carry attribute controls of what is infilled, 0 to 1.
+    pub controls: f64,
+    /// Whose rules samples are made by.
+    pub recipe: Recipe,
+}
+
+/// Whose rules training samples are made by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recipe {
+    /// The rules as they were meant: whole sections, real track infilling, controls of the bars themselves.
+    #[default]
+    Corrected,
+    /// The published code's, faults and all, with its own numbers: of the other keys only the passes and the context
+    /// may be set.
+    MidiRwkv,
 }
 
 impl Default for SampleConfig {
@@ -192,6 +210,9 @@ impl Default for SampleConfig {
             max_velocity_shift: 2,
             bars: vec![1, 2, 4, 8],
             bar_share: [0.1, 0.4],
+            track_infill: 0.0,
+            controls: 0.0,
+            recipe: Recipe::Corrected,
         }
     }
 }

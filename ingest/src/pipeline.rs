@@ -180,6 +180,7 @@ impl<'a> Ingest<'a> {
 
         let rules = Rules::new(&self.config, self.experiment.seed)?;
         let tokenizer = self.tokenizer(&store, &rules, progress, shutdown)?;
+        rules.check_tokenizer(&tokenizer)?;
         let units: Vec<&Unit> =
             self.source.units().iter().filter(|unit| unit.index % worker.of == worker.index).collect();
         let files = units.iter().map(|unit| unit.files as u64).sum();

@@ -4,7 +4,7 @@
 use regex::Regex;
 use sha2::{Digest, Sha256};
 
-use crate::config::{FilterConfig, IdentityConfig, IngestConfig, SplitConfig};
+use crate::config::{FilterConfig, IdentityConfig, IngestConfig, Recipe, SampleConfig, SplitConfig};
 use crate::job::draws::Keyed;
 use crate::job::exit::{Error, Result};
 use crate::reject::{Reject, Stage};
@@ -34,13 +34,7 @@ impl<'a> Rules<'a> {
             return Err(Error::mismatch(format!("`ingest.split` gives valid {valid} and test {test}"))
                 .hint("both are shares from 0 to 1, and together at most 1"));
         }
-        let sample = &config.sample;
-        let range = |[low, high]: [f64; 2]| share(low) && share(high) && low <= high;
-        if sample.bars.is_empty() || sample.bars.contains(&0) || !range(sample.bar_share) || !range(sample.track_share)
-        {
-            return Err(Error::mismatch("`ingest.sample` has an empty range")
-                .hint("`bars` lists numbers from 1 up; `bar-share` and `track-share` are [low, high] from 0 to 1"));
-        }
+        check_sample(&config.sample)?;
         let path = match identity {
             IdentityConfig::Content => None,
             IdentityConfig::Path { pattern } => {
@@ -134,6 +128,19 @@ impl<'a> Rules<'a> {
         }
     }
 
+    /// Checks that a tokenizer can write what samples hold.
+    ///
+    /// # Errors
+    /// Samples are to carry controls, for which it has no ids (78).
+    pub(crate) fn check_tokenizer(&self, tokenizer: &Tokenizer) -> Result<()> {
+        let sample = &self.config.sample;
+        if (sample.controls > 0.0 || sample.recipe == Recipe::MidiRwkv) && !tokenizer.has_controls() {
+            return Err(Error::mismatch("the tokenizer has no ids for attribute controls")
+                .hint("take one that has, such as the published `tokenizer_with_acs.json`, or set `ingest.sample.controls` to 0"));
+        }
+        Ok(())
+    }
+
     /// The samples of an accepted song. A pass from which no sample comes out is left out.
     pub(crate) fn samples(&self, song: &Song, score: &Score, tokenizer: &Tokenizer) -> Vec<Sample> {
         let passes = match song.split {
@@ -144,20 +151,42 @@ impl<'a> Rules<'a> {
         let draw = |pass: u32| {
             let mut draws = Keyed::new(self.seed, &format!("sample/{}", song.sha256), u64::from(pass));
             let drawn = sample::draw(score, tokenizer, &self.config.sample, &mut draws).ok()?;
-            let mut input_ids = drawn.infilling.context;
-            input_ids.extend(drawn.infilling.fill);
             Some(Sample {
                 song: song.id.clone(),
                 pass,
-                kind: "bars",
-                track: drawn.infilling.track as u32,
+                kind: drawn.kind.name(),
+                track: drawn.track as u32,
                 bar: drawn.bar as u32,
                 bars: drawn.bars as u32,
-                input_ids,
+                input_ids: drawn.input_ids,
             })
         };
         (0..passes).filter_map(draw).collect()
     }
+}
+
+/// # Errors
+/// Ranges and shares that make no sense, or that the published recipe does not have (78).
+fn check_sample(sample: &SampleConfig) -> Result<()> {
+    let share = |value: f64| (0.0..=1.0).contains(&value);
+    let range = |[low, high]: [f64; 2]| share(low) && share(high) && low <= high;
+    if sample.bars.is_empty() || sample.bars.contains(&0) || !range(sample.bar_share) || !range(sample.track_share) {
+        return Err(Error::mismatch("`ingest.sample` has an empty range")
+            .hint("`bars` lists numbers from 1 up; `bar-share` and `track-share` are [low, high] from 0 to 1"));
+    }
+    for (key, value) in [("controls", sample.controls), ("track-infill", sample.track_infill)] {
+        if !share(value) {
+            return Err(Error::mismatch(format!("`ingest.sample.{key}` is {value}")).hint("it is a share from 0 to 1"));
+        }
+    }
+    let SampleConfig { passes, valid_passes, context_tokens, recipe, .. } = *sample;
+    let published = SampleConfig { passes, valid_passes, context_tokens, recipe, ..SampleConfig::default() };
+    if recipe == Recipe::MidiRwkv && *sample != published {
+        return Err(Error::mismatch("`ingest.sample` sets numbers that the recipe \"midi-rwkv\" has its own of").hint(
+            "leave out all but `passes`, `valid-passes` and `context-tokens`, or take the recipe \"corrected\"",
+        ));
+    }
+    Ok(())
 }
 
 /// Hash of all notes with their tracks, in any resolution of the file's bytes.

@@ -4,20 +4,26 @@ use std::path::Path;
 
 use midi_ingest::job::{Exit, Experiment, Progress, Shutdown};
 use midi_ingest::pipeline::{Ingest, Outcome, Worker};
-use midi_ingest::sample::disassemble;
+use midi_ingest::sample::{Kind, disassemble};
 use midi_ingest::shard::{Manifest, ShardReader, Split, Status, read_songs};
 use midi_ingest::source::compose;
 use midi_ingest::store::Store;
 use midi_ingest::token::Tokenizer;
+use midi_ingest::token::vocabulary::Token;
 
 fn experiment(out: &Path, source: &str) -> Experiment {
+    experiment_with(out, source, &[])
+}
+
+fn experiment_with(out: &Path, source: &str, sets: &[&str]) -> Experiment {
     let text = format!(
         "seed = 3\nout = '{}'\n[ingest]\nfiles-per-unit = 6\nmax-bad-fraction = 0.5\n[ingest.source]\n{source}\n\
          [ingest.tokenizer]\nkind = 'learn'\nvocabulary = 800\n[ingest.split]\nvalid = 0.2\ntest = 0.2\n\
          [ingest.sample]\ncontext-tokens = 512\n",
         out.display()
     );
-    Experiment::parse(Path::new("test.toml"), &text, &[]).expect("parses")
+    let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+    Experiment::parse(Path::new("test.toml"), &text, &sets).expect("parses")
 }
 
 const SYNTH: &str = "kind = 'synth'\nsongs = 20";
@@ -45,6 +51,53 @@ fn two_workers_write_the_bytes_of_one() {
     assert_eq!(alone, together);
     let again = complete(run(&shared, Worker::ONLY).expect("a second run finds it done"));
     assert_eq!(again, together);
+}
+
+/// The ids of all training samples.
+fn samples(root: &Path, manifest: &Manifest) -> Vec<Vec<u16>> {
+    let shards = manifest.split(Split::Train).shards.into_iter();
+    let shards = shards.map(|record| ShardReader::open(&root.join(&record.path)).expect("opens"));
+    shards.flat_map(|shard| (0..shard.len()).map(|row| shard.input_ids(row).to_vec()).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn samples_hold_tracks_and_controls_where_they_are_asked_for() {
+    let folder = tempfile::tempdir().expect("folder");
+    let sets = ["ingest.sample.controls=0.5", "ingest.sample.track-infill=0.4"];
+    let manifest = complete(run(&experiment_with(folder.path(), SYNTH, &sets), Worker::ONLY).expect("runs"));
+    let root = folder.path().join("ingest");
+    let tokenizer = Tokenizer::load(&root.join(&manifest.vocabulary.file)).expect("loads");
+    assert!(tokenizer.has_controls());
+    let is_control = |id: &u16| matches!(Token::of(*id), Some(Token::Control(_)));
+    let (mut all, mut tracks, mut controlled) = (0, 0, 0);
+    for ids in samples(&root, &manifest) {
+        let parts = disassemble(&tokenizer.bpe().decode(&ids)).expect("a whole infilling");
+        all += 1;
+        tracks += usize::from(parts.kind == Kind::Track);
+        controlled += usize::from(ids.iter().any(is_control));
+    }
+    assert!(all > 30 && tracks * 5 > all && tracks * 2 < all, "{tracks} tracks of {all}");
+    assert!(controlled * 3 > all && controlled * 3 < all * 2, "{controlled} with controls of {all}");
+    let masked = &manifest.vocabulary.no_loss_ids;
+    assert!((0..tokenizer.size() as u16).filter(is_control).all(|id| masked.contains(&id)), "controls are no targets");
+}
+
+#[test]
+fn the_published_recipe_has_its_own_numbers() {
+    let folder = tempfile::tempdir().expect("folder");
+    let sets = ["ingest.sample.recipe='midi-rwkv'"];
+    let manifest = complete(run(&experiment_with(folder.path(), SYNTH, &sets), Worker::ONLY).expect("runs"));
+    let found = samples(&folder.path().join("ingest"), &manifest);
+    assert!(found.len() > 30 && found.iter().all(|ids| ids.len() <= 512));
+
+    let error = |sets: &[&str]| {
+        let error = Ingest::new(&experiment_with(folder.path(), SYNTH, sets)).expect_err("a mistake");
+        assert_eq!(error.exit(), Exit::Mismatch);
+        error.to_string()
+    };
+    assert!(error(&[sets[0], "ingest.sample.controls=0.5"]).contains("leave out all but `passes`"));
+    assert!(error(&["ingest.sample.controls=1.5"]).starts_with("`ingest.sample.controls` is 1.5"));
+    assert!(error(&["ingest.sample.recipe='published'"]).contains("unknown variant"));
 }
 
 #[test]

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use midi_ingest::score::smf;
 use midi_ingest::source::compose;
+use midi_ingest::token::control::Asked;
 use midi_ingest::token::{Grid, Learner};
 use midi_train::model::{Shape, init};
 use midi_train::wkv::CpuWkv;
 
 use super::*;
-use crate::prompt::Piece;
+use crate::prompt::{Piece, Request};
 use crate::splice::bars_of;
 
 fn tokenizer() -> Tokenizer {
@@ -29,10 +30,24 @@ fn questions(tokenizer: &Tokenizer, count: usize) -> Vec<Question> {
     let piece = Piece::read(&smf::write(&compose(1, 1))).expect("a piece");
     let question = |k: usize| {
         let (track, start, bars) = (k % piece.tracks.len(), k % 5, 1 + k % 2);
-        let prompt = piece.prompt(tokenizer, track, start..start + bars, 1);
-        Question { id: format!("p{k}"), prompt, bars }
+        ask(tokenizer, &piece, Kind::Bars, track, start..start + bars, &[])
     };
-    (0..count).map(question).collect()
+    (0..count).map(|k| Question { id: format!("p{k}"), ..question(k) }).collect()
+}
+
+fn ask(
+    tokenizer: &Tokenizer,
+    piece: &Piece,
+    kind: Kind,
+    track: usize,
+    bars: std::ops::Range<usize>,
+    controls: &[&str],
+) -> Question {
+    let asked = controls.iter().map(|text| Asked::parse(text, kind == Kind::Bars).expect("a control")).collect();
+    let controls = Asked::in_order(asked, piece.controls(kind, track), bars.len()).expect("in order");
+    let request = Request { kind, track, bars: bars.clone(), context: 1, controls };
+    let prompt = piece.prompt(tokenizer, &request).expect("a prompt");
+    Question { id: String::new(), prompt, kind, bars: bars.len() }
 }
 
 fn sampler(max_tokens: usize) -> SamplerConfig {
@@ -123,4 +138,56 @@ fn a_request_to_stop_between_answers_is_passed_on() {
     let questions = questions(&tokenizer, 3);
     let error = answer(&network(&tokenizer), &tokenizer, &questions, &sampler(3), 1, 16, stop).expect_err("stops");
     assert_eq!(error.exit(), Exit::RunAgain);
+}
+
+/// A pitched track of a composed piece, which every control suits.
+fn pitched(piece: &Piece) -> usize {
+    piece.score.tracks.iter().position(|track| !track.is_drum).expect("a pitched track")
+}
+
+#[test]
+fn bars_with_controls_begin_with_them_whatever_the_model_says() {
+    let tokenizer = tokenizer();
+    let piece = Piece::read(&smf::write(&compose(1, 1))).expect("a piece");
+    let question = ask(&tokenizer, &piece, Kind::Bars, pitched(&piece), 2..5, &["density=3,5,18+", "polyphony=1-2"]);
+    let (model, mut whole) = (network(&tokenizer), 0);
+    for seed in 0..6 {
+        let answers =
+            answer(&model, &tokenizer, std::slice::from_ref(&question), &sampler(400), seed, 1, &mut |_| Ok(()));
+        let answer = answers.expect("answers").remove(0);
+        let bars = bars_of(&tokenizer.bpe().decode(&answer.ids));
+        assert!(!bars.is_empty() && bars.len() <= 3);
+        whole += usize::from(bars.len() == 3);
+        for (bar, opening) in bars.iter().zip(&question.prompt.openings) {
+            let controls = |ids: &[u16]| -> Vec<u16> {
+                ids.iter().copied().filter(|id| matches!(Token::of(*id), Some(Token::Control(_)))).collect()
+            };
+            let opening = tokenizer.bpe().decode(opening);
+            assert!(bar.starts_with(&opening));
+            assert_eq!((controls(bar), opening.len()), (controls(&opening), 2 + 3), "once, and only its own");
+        }
+    }
+    assert!(whole > 0, "some answers have all bars");
+}
+
+#[test]
+fn a_track_ends_with_its_own_token() {
+    let tokenizer = tokenizer();
+    let piece = Piece::read(&smf::write(&compose(1, 1))).expect("a piece");
+    let track = pitched(&piece);
+    let question = ask(&tokenizer, &piece, Kind::Track, track, 0..2, &["density=1-4", "repetition=1"]);
+    let end = tokenizer.bpe().decode(&question.prompt.tokens);
+    assert!(question.prompt.openings.is_empty() && matches!(Token::of(end[end.len() - 1]), Some(Token::Control(_))));
+    let model = network(&tokenizer);
+    let mut stops = std::collections::BTreeSet::new();
+    for seed in 0..20 {
+        let answers =
+            answer(&model, &tokenizer, std::slice::from_ref(&question), &sampler(400), seed, 1, &mut |_| Ok(()));
+        let answer = answers.expect("answers").remove(0);
+        let bars = bars_of(&tokenizer.bpe().decode(&answer.ids));
+        assert!((1..=2).contains(&bars.len()) && bars[0][0] == BAR);
+        stops.insert(answer.stop);
+    }
+    assert!(stops.iter().all(|stop| ["track-end", "bars", "max-tokens"].contains(stop)), "{stops:?}");
+    assert!(stops.contains("track-end"), "{stops:?}");
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BinaryArray, BooleanArray, UInt8Array};
 use arrow::datatypes::{DataType, Field};
 use midi_ingest::job::exit::Result;
+use midi_ingest::sample::Kind;
 
-use super::table::{Columns, Row, required, texts, token_list, tokens, u32s};
+use super::table::{Columns, Row, lists_of_tokens, required, texts, token_list, token_lists, tokens, u32s};
 use crate::metric::Section;
 
 /// A section of a song that is to be infilled.
@@ -34,8 +35,12 @@ pub struct PromptRow {
     pub bar_end: u32,
     /// Bars of context on each side.
     pub context_bars: u32,
+    /// Whether bars are infilled or a whole track.
+    pub kind: Kind,
     /// The prompt as the models read it.
     pub tokens: Vec<u16>,
+    /// With what each bar of the answer begins where bars have controls, see [`crate::prompt::Prompt`].
+    pub openings: Vec<Vec<u16>>,
     /// The original song, as a MIDI file.
     pub midi: Vec<u8>,
     /// The resolution of the original.
@@ -69,7 +74,9 @@ impl Row for PromptRow {
             required("bar_start", DataType::UInt32),
             required("bar_end", DataType::UInt32),
             required("context_bars", DataType::UInt32),
+            required("kind", DataType::Utf8),
             required("tokens", token_list()),
+            required("openings", token_lists()),
             required("midi", DataType::Binary),
             required("ticks_per_quarter", DataType::UInt32),
         ]
@@ -88,7 +95,9 @@ impl Row for PromptRow {
             u32s(rows.iter().map(|r| r.bar_start)),
             u32s(rows.iter().map(|r| r.bar_end)),
             u32s(rows.iter().map(|r| r.context_bars)),
+            texts(rows.iter().map(|r| r.kind.name())),
             tokens(rows.iter().map(|r| r.tokens.as_slice())),
+            lists_of_tokens(rows.iter().map(|r| r.openings.as_slice())),
             Arc::new(BinaryArray::from_iter_values(rows.iter().map(|r| &r.midi))),
             u32s(rows.iter().map(|r| r.ticks_per_quarter)),
         ]
@@ -107,7 +116,9 @@ impl Row for PromptRow {
             bar_start: columns.u32("bar_start", row)?,
             bar_end: columns.u32("bar_end", row)?,
             context_bars: columns.u32("context_bars", row)?,
+            kind: Kind::from_name(&columns.text("kind", row)?).ok_or_else(|| columns.bad("kind"))?,
             tokens: columns.tokens("tokens", row)?,
+            openings: columns.lists_of_tokens("openings", row)?,
             midi: columns.optional_bytes("midi", row)?.ok_or_else(|| columns.bad("midi"))?,
             ticks_per_quarter: columns.u32("ticks_per_quarter", row)?,
         })
@@ -133,11 +144,16 @@ mod tests {
             bar_start: 8,
             bar_end: 12,
             context_bars: 16,
+            kind: Kind::Track,
             tokens: vec![1, 0, 65535],
+            openings: vec![vec![9, 535], vec![], vec![9]],
             midi: b"MThd".to_vec(),
             ticks_per_quarter: 480,
         };
         assert_eq!(row.section(), Section { track: 2, bars: 8..12, context: 16 });
-        round_trip(&[row.clone(), PromptRow { is_drum: true, tokens: vec![], ..row }]);
+        round_trip(&[
+            row.clone(),
+            PromptRow { is_drum: true, kind: Kind::Bars, tokens: vec![], openings: vec![], ..row },
+        ]);
     }
 }

@@ -168,6 +168,21 @@ impl Columns<'_> {
     pub fn tokens(&self, column: &str, row: usize) -> Result<Vec<u16>> {
         let array = self.array::<ListArray>(column)?;
         let list = array.is_valid(row).then(|| array.value(row)).ok_or_else(|| self.bad(column))?;
+        self.ids(column, &list)
+    }
+
+    /// Lists of token ids.
+    ///
+    /// # Errors
+    /// As [`Columns::text`].
+    pub fn lists_of_tokens(&self, column: &str, row: usize) -> Result<Vec<Vec<u16>>> {
+        let array = self.array::<ListArray>(column)?;
+        let lists = array.is_valid(row).then(|| array.value(row)).ok_or_else(|| self.bad(column))?;
+        let lists = lists.as_any().downcast_ref::<ListArray>().ok_or_else(|| self.bad(column))?;
+        (0..lists.len()).map(|at| self.ids(column, &lists.value(at))).collect()
+    }
+
+    fn ids(&self, column: &str, list: &dyn Array) -> Result<Vec<u16>> {
         let ids = list.as_any().downcast_ref::<UInt16Array>().ok_or_else(|| self.bad(column))?;
         Ok(ids.values().to_vec())
     }
@@ -202,6 +217,15 @@ fn token_field() -> Arc<Field> {
     Arc::new(Field::new("item", DataType::UInt16, false))
 }
 
+/// The type of a list of lists of token ids.
+pub(super) fn token_lists() -> DataType {
+    DataType::List(list_field())
+}
+
+fn list_field() -> Arc<Field> {
+    Arc::new(Field::new("item", token_list(), false))
+}
+
 /// A column of texts.
 pub(super) fn texts<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(values))
@@ -230,6 +254,20 @@ pub(super) fn tokens<'a>(values: impl Iterator<Item = &'a [u16]>) -> ArrayRef {
         lists.append(true);
     }
     Arc::new(lists.finish())
+}
+
+/// A column of lists of lists of token ids.
+pub(super) fn lists_of_tokens<'a>(values: impl Iterator<Item = &'a [Vec<u16>]>) -> ArrayRef {
+    let inner = ListBuilder::new(UInt16Builder::new()).with_field(token_field());
+    let mut outer = ListBuilder::new(inner).with_field(list_field());
+    for lists in values {
+        for ids in lists {
+            outer.values().values().append_slice(ids);
+            outer.values().append(true);
+        }
+        outer.append(true);
+    }
+    Arc::new(outer.finish())
 }
 
 /// The flaw of a number that is not finite.

@@ -189,7 +189,8 @@ fn unknown(key: &str, place: &str, known: &[&str]) -> Error {
     }
 }
 
-fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
+/// The one of `known` that was probably meant by `wrong`, if one is near.
+pub(crate) fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
     let near = known.iter().map(|k| (strsim::damerau_levenshtein(wrong, k), *k)).min()?;
     (near.0 <= 1 + wrong.len() / 3).then_some(near.1)
 }

@@ -1,23 +1,31 @@
-//! A song into training samples: which tracks, transposed how far, which bars to infill, which window of
-//! the piece fits the context. Corrected rules (the published code loses the end of the section in a fifth
-//! of its samples); every draw comes from a `Draws`, so that a sample is a function of its key.
+//! A song into training samples: which tracks, transposed how far, which bars or which track to infill, with which
+//! controls, and which window of the piece fits the context. Every draw comes from a `Draws`, so that a sample is a
+//! function of its key.
+//!
+//! Corrected rules: the published code loses the end of the section in a fifth of its samples, infills no track, and
+//! counts other bars' notes for a bar's controls. [`mod@reference`] has the published ones.
 
 mod augment;
+pub mod controls;
 mod infill;
 pub mod reference;
+mod window;
 
 use std::ops::Range;
 
 pub use augment::{allowed_pitch_offsets, augment};
-pub use infill::{BarTokens, Infilling, Section, assemble, disassemble, has_note};
+pub use infill::{BarTokens, Infilling, Kind, Parts, Section, assemble, disassemble, has_note};
 
-use crate::config::SampleConfig;
+use crate::config::{Recipe, SampleConfig};
 use crate::job::draws::Draws;
 use crate::reject::Reject;
 use crate::score::bars::{Until, bar_ticks};
 use crate::score::{Score, Tick};
 use crate::token::{Grid, Tokenizer};
+use window::Fitting;
 
+#[cfg(test)]
+mod quirks;
 #[cfg(test)]
 mod tests;
 
@@ -27,17 +35,22 @@ const TRIES: u32 = 5;
 /// A training sample before it is given its place in a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drawn {
-    /// The ids: context, then the infilled section.
-    pub infilling: Infilling,
+    /// What is to be written.
+    pub kind: Kind,
+    /// Index of the infilled track among those of the sequence.
+    pub track: usize,
     /// First infilled bar, counted from the start of the window.
     pub bar: usize,
     /// Number of infilled bars.
     pub bars: usize,
+    /// The ids: what a model sees, then what it is to write.
+    pub input_ids: Vec<u16>,
 }
 
-/// Draws one sample of a parsed song: bar infilling, without attribute controls.
+/// Draws one sample of a parsed song, of at most `config.context_tokens` ids, by the recipe of `config`.
 ///
-/// The ids are at most `config.context_tokens`, and the section is never cut.
+/// Of the corrected recipe the section is never cut, and a sample that does not come out is drawn again from the song
+/// as it is.
 ///
 /// # Errors
 /// No sample came out: no track is long enough, or no drawn section had notes and fitted the context.
@@ -47,7 +60,10 @@ pub fn draw(
     config: &SampleConfig,
     draws: &mut dyn Draws,
 ) -> Result<Drawn, Reject> {
-    let mut last = Reject::tokenize("no-sample", "");
+    if config.recipe == Recipe::MidiRwkv {
+        return reference::draw_cut(score, tokenizer, config.context_tokens, draws);
+    }
+    let mut last = no_sample("");
     for _ in 0..TRIES {
         match draw_once(score, tokenizer, config, draws) {
             Err(reject) => last = reject,
@@ -55,6 +71,15 @@ pub fn draw(
         }
     }
     Err(last)
+}
+
+fn no_sample(why: &'static str) -> Reject {
+    Reject::tokenize("no-sample", why)
+}
+
+/// Whether something of this share happens. What never happens takes no draw.
+fn happens(share: f64, draws: &mut dyn Draws) -> bool {
+    share > 0.0 && draws.uniform(0.0, 1.0) < share
 }
 
 fn draw_once(
@@ -66,18 +91,35 @@ fn draw_once(
     let grid = Grid::of(&vary(score, config, draws)?)?;
     let score = &grid.score;
     if score.tracks.is_empty() {
-        return Err(Reject::tokenize("no-sample", "no track is left on the grid"));
+        return Err(no_sample("no track is left on the grid"));
     }
     let target = draws.below(score.tracks.len());
-    let last_onset = score.tracks[target].notes.last().map_or(0, |note| note.tick);
-    let reached = bar_ticks(score, Until::End)?.iter().filter(|bar| **bar <= last_onset).count();
+    let ticks = bar_ticks(score, Until::End)?;
     let encoded = grid.encode()?;
     let tracks: Vec<BarTokens> = encoded.iter().map(BarTokens::of).collect();
+    let fitting = Fitting { bpe: tokenizer.bpe(), tracks: &tracks, target, context_tokens: config.context_tokens };
+    if tracks.len() > 1 && happens(config.track_infill, draws) {
+        let wanted = match happens(config.controls, draws) {
+            true => controls::draw_track(&score.tracks[target], draws),
+            false => Vec::new(),
+        };
+        let controls = |window: Range<usize>| controls::of_window(&grid, &ticks, target, window, &wanted);
+        return fitting.track(&controls, draws);
+    }
+    let last_onset = score.tracks[target].notes.last().map_or(0, |note| note.tick);
+    let reached = ticks.iter().filter(|bar| **bar <= last_onset).count();
     let bars = draw_bars(reached.min(tracks[target].bars.len()), config, draws);
     if !tracks[target].has_notes(bars.clone()) {
-        return Err(Reject::tokenize("no-sample", "the section has no note"));
+        return Err(no_sample("the section has no note"));
     }
-    fit(tokenizer, &tracks, target, bars, config.context_tokens, draws)
+    let written = match happens(config.controls, draws) {
+        true => {
+            let controls = controls::draw_bars(&grid, &ticks, target, bars.clone(), draws)?;
+            BarTokens::of(&grid.encode_track(target, &controls)?)
+        }
+        false => tracks[target].clone(),
+    };
+    fitting.bars(&written, bars, draws)
 }
 
 /// Keeps some of the tracks in a new order, cuts what comes after them, shifts pitch and velocity.
@@ -87,7 +129,7 @@ fn vary(score: &Score, config: &SampleConfig, draws: &mut dyn Draws) -> Result<S
     let long_enough = |track: &&crate::score::Track| track.notes.last().is_some_and(|note| note.tick > second);
     let eligible: Vec<_> = score.tracks.iter().filter(long_enough).collect();
     if eligible.is_empty() {
-        return Err(Reject::tokenize("no-sample", "no track goes on into the second bar"));
+        return Err(no_sample("no track goes on into the second bar"));
     }
     let share = draws.uniform(config.track_share[0], config.track_share[1]);
     let keep = ((share * eligible.len() as f64).round_ties_even() as usize).max(1);
@@ -129,95 +171,4 @@ fn draw_bars(reached: usize, config: &SampleConfig, draws: &mut dyn Draws) -> Ra
     let count = count.max((reached as f64 * share).round_ties_even() as usize).min(reached);
     let start = draws.below(reached - count + 1);
     start..start + count
-}
-
-/// Chooses the window: the whole piece if it fits, else a drawn first bar and as many bars as fit. A section
-/// that does not fit with all its tracks loses bars at its end.
-fn fit(
-    tokenizer: &Tokenizer,
-    tracks: &[BarTokens],
-    target: usize,
-    bars: Range<usize>,
-    context_tokens: usize,
-    draws: &mut dyn Draws,
-) -> Result<Drawn, Reject> {
-    let count = tracks.iter().map(|track| track.bars.len()).max().unwrap_or(0);
-    let drawn = |window: Range<usize>, bars: Range<usize>| {
-        let section = Section { track: target, bars: bars.clone(), window: window.clone() };
-        let infilling = assemble(tokenizer.bpe(), tracks, &section);
-        let drawn = Drawn { bar: bars.start - window.start, bars: bars.len(), infilling };
-        (drawn.infilling.len() <= context_tokens).then_some(drawn)
-    };
-    if let Some(whole) = drawn(0..count, bars.clone()) {
-        return Ok(whole);
-    }
-    let sizes = bar_sizes(tokenizer, tracks, count);
-    // Head, metaspace and end of each track, start and end of the fill.
-    let fixed = 4 * tracks.len() + 2;
-    let mut end = bars.end;
-    let mut fits = |end: usize| {
-        let placeholders = end - bars.start;
-        let room = context_tokens.checked_sub(fixed + placeholders)?;
-        let needed: usize = sizes[bars.start..end].iter().sum();
-        let room = room.checked_sub(needed)?;
-        Some(window_around(&sizes, bars.start, end, room, draws))
-    };
-    let window = loop {
-        match fits(end) {
-            Some(window) => break window,
-            None if end > bars.start + 1 => end -= 1,
-            None => return Err(Reject::tokenize("no-sample", "one bar does not fit the context")),
-        }
-    };
-    let bars = bars.start..end;
-    if !tracks[target].has_notes(bars.clone()) {
-        return Err(Reject::tokenize("no-sample", "the section has no note"));
-    }
-    // The sizes of bars are those of single groups; the first bar of a window can take a few ids more.
-    let mut window = window;
-    loop {
-        if let Some(drawn) = drawn(window.clone(), bars.clone()) {
-            return Ok(drawn);
-        }
-        if window.end > bars.end {
-            window.end -= 1;
-        } else if window.start < bars.start {
-            window.start += 1;
-        } else {
-            return Err(Reject::tokenize("no-sample", "the section does not fit the context"));
-        }
-    }
-}
-
-/// Ids of each bar, all tracks together.
-fn bar_sizes(tokenizer: &Tokenizer, tracks: &[BarTokens], count: usize) -> Vec<usize> {
-    let mut sizes = vec![0; count];
-    let mut ids = Vec::new();
-    for track in tracks {
-        for (size, bar) in sizes.iter_mut().zip(&track.bars) {
-            ids.clear();
-            tokenizer.bpe().encode_group(bar, &mut ids);
-            *size += ids.len();
-        }
-    }
-    sizes
-}
-
-/// A window around `start..end` whose further bars have at most `room` ids: the first bar is drawn evenly
-/// from those possible, then the window goes on as far as it can.
-fn window_around(sizes: &[usize], start: usize, end: usize, mut room: usize, draws: &mut dyn Draws) -> Range<usize> {
-    let mut lowest = start;
-    let mut needed = 0;
-    while lowest > 0 && needed + sizes[lowest - 1] <= room {
-        lowest -= 1;
-        needed += sizes[lowest];
-    }
-    let first = lowest + draws.below(start - lowest + 1);
-    room -= sizes[first..start].iter().sum::<usize>();
-    let mut last = end;
-    while last < sizes.len() && sizes[last] <= room {
-        room -= sizes[last];
-        last += 1;
-    }
-    first..last
 }

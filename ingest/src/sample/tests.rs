@@ -6,10 +6,10 @@ use super::*;
 use crate::job::draws::Keyed;
 use crate::score::{Note, Tempo, TimeSignature, Track};
 use crate::token::Learner;
-use crate::token::vocabulary::{BAR, FILL_START, INFILL_BAR};
+use crate::token::vocabulary::{BAR, FILL_START, INFILL_BAR, INFILL_TRACK, PAD, TRACK_END, Token};
 
 /// A song of `bars` bars of 4/4 with three tracks that play in different bars.
-fn song(bars: i64, seed: u64) -> Score {
+pub(super) fn song(bars: i64, seed: u64) -> Score {
     let mut draws = Keyed::new(seed, "song", 0);
     let mut track = |program: u8, is_drum: bool, low: usize, rest: usize| {
         let mut notes = Vec::new();
@@ -33,7 +33,8 @@ fn song(bars: i64, seed: u64) -> Score {
     }
 }
 
-fn tokenizer() -> Tokenizer {
+/// A vocabulary learned from such songs.
+pub(super) fn tokenizer() -> Tokenizer {
     let mut learner = Learner::default();
     for seed in 0..20 {
         for track in Grid::of(&song(16, seed)).and_then(|grid| grid.encode()).expect("encodes") {
@@ -43,72 +44,194 @@ fn tokenizer() -> Tokenizer {
     learner.learn(1000).expect("learns")
 }
 
-/// Draws samples of songs of several lengths for one context length and checks what all of them must keep.
-fn check(context_tokens: usize, least: usize) -> BTreeSet<usize> {
+/// The grid of a score and the bars of its tracks.
+pub(super) fn cut(score: &Score) -> (Grid, Vec<BarTokens>) {
+    let grid = Grid::of(score).expect("a grid");
+    let tracks = grid.encode().expect("encodes").iter().map(BarTokens::of).collect();
+    (grid, tracks)
+}
+
+pub(super) fn is_control(id: &u16) -> bool {
+    matches!(Token::of(*id), Some(Token::Control(_)))
+}
+
+/// What the samples of a check had in common.
+#[derive(Default)]
+struct Found {
+    /// Lengths of sections.
+    lengths: BTreeSet<usize>,
+    drawn: usize,
+    tracks: usize,
+    controlled: usize,
+    /// Control ids in written bars or in front of written tracks.
+    controls: BTreeSet<u16>,
+}
+
+/// Draws a sample of each of 60 songs of several lengths and checks what all of them must keep.
+fn check(config: &SampleConfig) -> Found {
     let tokenizer = tokenizer();
-    let config = SampleConfig { context_tokens, ..SampleConfig::default() };
-    let mut counts = BTreeSet::new();
-    let mut drawn = 0;
+    let bpe = tokenizer.bpe();
+    let mut found = Found::default();
     for seed in 0..60 {
         let score = song(4 + (seed as i64 * 7) % 60, seed);
-        let Ok(sample) = draw(&score, &tokenizer, &config, &mut Keyed::new(seed, "sample", 0)) else { continue };
-        drawn += 1;
-        let ids = [sample.infilling.context.clone(), sample.infilling.fill.clone()].concat();
-        assert!(ids.len() <= context_tokens, "{} ids", ids.len());
-        let base = tokenizer.bpe().decode(&ids);
-        let (tracks, fill) = disassemble(&base).expect("well formed");
-        assert_eq!(fill.len(), sample.bars, "as many bars as placeholders");
-        assert!(fill.iter().all(|bar| bar.first() == Some(&BAR)));
-        assert!(fill.iter().any(|bar| has_note(bar)), "there is something to infill");
-        let target = &tracks[sample.infilling.track];
-        let holes: Vec<usize> = (0..target.bars.len()).filter(|bar| target.bars[*bar] == [INFILL_BAR]).collect();
-        assert!(holes.iter().copied().eq(sample.bar..sample.bar + sample.bars), "the holes are the section");
-        assert_eq!(base.iter().filter(|id| **id == INFILL_BAR).count(), sample.bars);
-        counts.insert(sample.bars);
+        let Ok(sample) = draw(&score, &tokenizer, config, &mut Keyed::new(seed, "sample", 0)) else { continue };
+        found.drawn += 1;
+        assert!(sample.input_ids.len() <= config.context_tokens, "{} ids", sample.input_ids.len());
+        let base = bpe.decode(&sample.input_ids);
+        let Parts { kind, tracks, written } = disassemble(&base).expect("well formed");
+        assert_eq!(kind, sample.kind);
+        assert_eq!(written.bars.len(), sample.bars, "the whole section is there");
+        assert!(written.bars.iter().all(|bar| bar.first() == Some(&BAR)));
+        assert!(written.bars.iter().any(|bar| has_note(bar)), "there is something to infill");
+        assert!(tracks.iter().all(|track| !track.head.iter().chain(track.bars.iter().flatten()).any(is_control)));
+        match kind {
+            Kind::Bars => {
+                let target = &tracks[sample.track];
+                let holes = (0..target.bars.len()).filter(|bar| target.bars[*bar] == [INFILL_BAR]);
+                assert!(holes.eq(sample.bar..sample.bar + sample.bars), "the holes are the section");
+                assert_eq!(base.iter().filter(|id| **id == INFILL_BAR).count(), sample.bars);
+            }
+            Kind::Track => {
+                assert_eq!(sample.track, tracks.len(), "the track comes last");
+                assert!(!tracks.is_empty() && tracks.iter().all(|track| track.has_notes(0..track.bars.len())));
+                assert!(!base.contains(&INFILL_BAR) && sample.bar == 0);
+                found.tracks += 1;
+            }
+        }
+        let own: BTreeSet<u16> =
+            written.head.iter().chain(written.bars.iter().flatten()).copied().filter(is_control).collect();
+        found.controlled += usize::from(!own.is_empty());
+        found.controls.extend(own);
+        for bar in &written.bars {
+            let mut ids = Vec::new();
+            bpe.encode_group(bar, &mut ids);
+            assert!(ids.starts_with(&controls::opening(bpe, bar)), "a bar begins with what a prompt gives of it");
+            assert!(sample.input_ids.windows(ids.len()).any(|part| part == ids), "a bar is a group of its own");
+        }
+        found.lengths.insert(sample.bars);
     }
-    assert!(drawn >= least, "{drawn} samples");
-    counts
+    found
+}
+
+fn config(context_tokens: usize) -> SampleConfig {
+    SampleConfig { context_tokens, ..SampleConfig::default() }
 }
 
 #[test]
 fn samples_of_whole_pieces_are_whole() {
-    let counts = check(1 << 15, 60);
-    assert!(counts.len() > 4, "sections of many lengths: {counts:?}");
+    let Found { drawn, lengths, tracks, controlled, .. } = check(&config(1 << 15));
+    assert_eq!((drawn, tracks, controlled), (60, 0, 0), "nothing but bars unless it is asked for");
+    assert!(lengths.len() > 4, "sections of many lengths: {lengths:?}");
 }
 
 #[test]
 fn windows_fit_the_context_and_keep_the_section() {
-    check(256, 60);
-    check(96, 40);
+    assert_eq!(check(&config(256)).drawn, 60);
+    assert!(check(&config(96)).drawn >= 40);
+}
+
+#[test]
+fn controls_and_tracks_come_in_their_shares_and_fit_too() {
+    for context_tokens in [1 << 15, 512, 160] {
+        let all = SampleConfig { controls: 1.0, track_infill: 0.5, ..config(context_tokens) };
+        let Found { drawn, tracks, controlled, controls, .. } = check(&all);
+        assert!(drawn >= 55, "{drawn} of 60 in {context_tokens}");
+        assert!((8..45).contains(&tracks), "{tracks} tracks of {drawn} in {context_tokens}");
+        // Control tokens for bars that lost theirs when the section was shortened are the exception.
+        assert!(controlled + 5 >= drawn, "{controlled} of {drawn} in {context_tokens}");
+        let names: String = controls.iter().filter_map(|id| Token::of(*id)).map(|token| token.to_string()).collect();
+        for control in ["BarOnsetPolyphony", "BarNoteDensity", "BarNoteDuration", "TrackNoteDensity", "Repetition"] {
+            assert!(names.contains(control), "{control}");
+        }
+        assert!(!names.contains("PitchClass"));
+        let half = check(&SampleConfig { controls: 0.5, ..config(context_tokens) });
+        assert!((15..45).contains(&half.controlled), "{} of {}", half.controlled, half.drawn);
+    }
+}
+
+#[test]
+fn a_written_track_decodes_to_the_track() {
+    let tokenizer = tokenizer();
+    let config = SampleConfig {
+        track_share: [1.0, 1.0],
+        max_pitch_shift: 0,
+        max_velocity_shift: 0,
+        track_infill: 1.0,
+        controls: 1.0,
+        ..config(1 << 15)
+    };
+    for seed in 0..20 {
+        let score = song(8, seed);
+        let sample = draw(&score, &tokenizer, &config, &mut Keyed::new(seed, "sample", 0)).expect("draws");
+        let parts = disassemble(&tokenizer.bpe().decode(&sample.input_ids)).expect("well formed");
+        let decode = |track: &BarTokens| {
+            let ids: Vec<u16> = track.head.iter().chain(track.bars.iter().flatten()).copied().collect();
+            crate::token::decode_tracks(&[ids]).tracks
+        };
+        let all: Vec<Track> = parts.tracks.iter().chain([&parts.written]).flat_map(decode).collect();
+        assert_eq!(all.len(), 3);
+        let (grid, _) = cut(&score);
+        for original in &grid.score.tracks {
+            let doubled = |note: &Note| Note { tick: note.tick * 2, duration: note.duration * 2, ..*note };
+            let notes: Vec<Note> = original.notes.iter().map(doubled).collect();
+            let same = |track: &&Track| (track.program, track.is_drum) == (original.program, original.is_drum);
+            assert_eq!(all.iter().find(same).map(|track| &track.notes), Some(&notes), "seed {seed}");
+        }
+    }
+}
+
+/// What counts for the loss in a track infilling: the bars and the end of the track, but not what asks for them.
+#[test]
+fn what_asks_for_a_track_is_no_target() {
+    let tokenizer = tokenizer();
+    let config = SampleConfig { track_infill: 1.0, controls: 1.0, ..config(1 << 15) };
+    let sample = (0..9)
+        .filter_map(|seed| draw(&song(8, seed), &tokenizer, &config, &mut Keyed::new(seed, "sample", 0)).ok())
+        .find(|sample| sample.kind == Kind::Track)
+        .expect("one of nine has two tracks");
+    let no_loss = tokenizer.no_loss_ids();
+    let at = sample.input_ids.iter().position(|id| *id == INFILL_TRACK).expect("it is announced");
+    let first = (at..).find(|at| tokenizer.bpe().piece(sample.input_ids[*at]).contains(&BAR)).expect("a bar");
+    let masked = |id: &u16| no_loss.binary_search(id).is_ok();
+    assert!(masked(&sample.input_ids[at]));
+    assert!(sample.input_ids[at..first].iter().any(is_control));
+    assert!(sample.input_ids[at..first].iter().filter(|id| is_control(id)).all(masked));
+    assert!(!sample.input_ids[first..].iter().any(masked));
+    assert_eq!(sample.input_ids.last(), Some(&TRACK_END));
 }
 
 #[test]
 fn a_sample_is_a_function_of_its_key() {
-    let (tokenizer, config) = (tokenizer(), SampleConfig::default());
+    let tokenizer = tokenizer();
+    let config = SampleConfig { controls: 0.5, track_infill: 0.3, ..SampleConfig::default() };
     let sample = |pass| draw(&song(20, 1), &tokenizer, &config, &mut Keyed::new(1, "sample", pass)).expect("draws");
     assert_eq!(sample(3), sample(3));
     assert_ne!(sample(3), sample(4));
 }
 
-/// Spec §12.1, quirk 4: the section could never hold the last bar.
 #[test]
-fn the_last_bar_can_be_infilled() {
-    let config = SampleConfig { bars: vec![1], bar_share: [0.0, 0.0], ..SampleConfig::default() };
-    let starts: BTreeSet<usize> =
-        (0..200).map(|k| draw_bars(4, &config, &mut Keyed::new(k, "bars", 0)).start).collect();
-    assert!(starts.into_iter().eq(0..4));
-}
-
-/// Spec §12.1, quirk 8: inside the fill every bar is its own byte-pair group.
-#[test]
-fn every_bar_of_the_fill_is_encoded_on_its_own() {
+fn the_published_recipe_runs_on_production_draws() {
     let tokenizer = tokenizer();
-    let encoded = Grid::of(&song(8, 2)).and_then(|grid| grid.encode()).expect("encodes");
-    let tracks: Vec<BarTokens> = encoded.iter().map(BarTokens::of).collect();
-    let infilling = assemble(tokenizer.bpe(), &tracks, &Section { track: 0, bars: 2..5, window: 0..8 });
-    let words = infilling.fill.iter().filter(|id| tokenizer.bpe().begins_word(**id)).count();
-    assert_eq!(words, 3);
-    assert_eq!(infilling.fill[0], FILL_START);
+    let config = SampleConfig { recipe: crate::config::Recipe::MidiRwkv, ..config(512) };
+    let mut kinds = BTreeSet::new();
+    let mut controlled = 0;
+    for seed in 0..60 {
+        let draw = |pass| draw(&song(30, seed), &tokenizer, &config, &mut Keyed::new(seed, "sample", pass));
+        let Ok(sample) = draw(0) else { continue };
+        assert_eq!(Ok(&sample), draw(0).as_ref());
+        assert!(!sample.input_ids.is_empty() && sample.input_ids.len() <= 512 && !sample.input_ids.contains(&PAD));
+        kinds.insert(sample.kind.name());
+        controlled += usize::from(sample.input_ids.iter().any(is_control));
+        if sample.kind == Kind::Bars {
+            let base = tokenizer.bpe().decode(&sample.input_ids);
+            let holes = base.iter().filter(|id| **id == INFILL_BAR).count();
+            assert!(
+                sample.bars >= 1 && holes <= sample.bars && base.iter().filter(|id| **id == FILL_START).count() <= 1
+            );
+        }
+    }
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), ["bars", "track"]);
+    assert!(controlled > 40, "{controlled}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub struct Sample {
     pub song: String,
     /// Which of the song's samples this is.
     pub pass: u32,
-    /// The kind of infilling: `bars`.
+    /// The kind of infilling: `bars` or `track`.
     pub kind: &'static str,
     /// Index of the infilled track among the sample's tracks.
     pub track: u32,

@@ -47,6 +47,17 @@ impl Tokenizer {
         self.bpe.encode(&tokens.ids, &tokens.groups)
     }
 
+    /// Whether every attribute control has an id. In some published files they have none.
+    pub fn has_controls(&self) -> bool {
+        let is_control = |base: &u16| matches!(vocabulary::Token::of(*base), Some(vocabulary::Token::Control(_)));
+        let mut ids = Vec::new();
+        (0..vocabulary::BASE_SIZE).filter(is_control).all(|base| {
+            ids.clear();
+            self.bpe.encode_group(&[base], &mut ids);
+            self.bpe.decode(&ids) == [base]
+        })
+    }
+
     /// Ids that are never a target of the loss, ascending.
     pub fn no_loss_ids(&self) -> Vec<u16> {
         let base = vocabulary::no_loss_ids();

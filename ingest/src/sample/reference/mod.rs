@@ -1,19 +1,20 @@
 //! Samples and prompts as the published code makes them, faults and all: what its model has learnt, and the proof
-//! that everything before this step is the same. [`super::draw`] has the corrected rules.
+//! that everything before this step is the same. [`super::draw`] has the corrected rules, and takes these where a
+//! configuration asks for them.
 
 mod prompt;
 mod window;
 
 pub use prompt::{PromptSection, bar_prompt};
 
-use super::{allowed_pitch_offsets, augment, has_note};
+use super::{Drawn, Kind, allowed_pitch_offsets, augment, has_note, no_sample};
 use crate::job::draws::Draws;
 use crate::reject::Reject;
 use crate::score::bars::{Until, bar_ticks};
 use crate::score::{Score, Tick, Track};
 use crate::token::control::{Compat, Control};
 use crate::token::encode_groups_of;
-use crate::token::vocabulary::{BAR, FILL_END, FILL_START, INFILL_BAR};
+use crate::token::vocabulary::{BAR, FILL_END, FILL_START, INFILL_BAR, TRACK_START};
 use crate::token::{Bpe, Grid, Tokenizer, TrackControls, TrackTokens};
 
 /// The published share of bar infilling among samples of several tracks.
@@ -21,10 +22,6 @@ const BAR_INFILLING: f64 = 0.75;
 
 /// Times that a sample without notes in its section is begun again.
 const RETRIES: u32 = 4;
-
-fn no_sample(why: &'static str) -> Reject {
-    Reject::tokenize("no-sample", why)
-}
 
 /// Draws one sample of a parsed song for a context of `context_tokens`. It can be longer than that: the
 /// published training cuts it.
@@ -50,6 +47,33 @@ pub fn draw(
         score = grid.score;
     }
     Err(no_sample("no section had notes"))
+}
+
+/// As [`draw`], and the end of what is too long cut off, as in the published batches. So the end of the section can be
+/// missing, and a track infilling has no track that is infilled: its number says nothing.
+///
+/// # Errors
+/// As [`draw`].
+pub fn draw_cut(
+    score: &Score,
+    tokenizer: &Tokenizer,
+    context_tokens: usize,
+    draws: &mut dyn Draws,
+) -> Result<Drawn, Reject> {
+    let mut input_ids = draw(score, tokenizer, context_tokens, draws)?;
+    let base = tokenizer.bpe().decode(&input_ids);
+    let first = base.iter().position(|id| *id == INFILL_BAR);
+    let before = &base[..first.unwrap_or(0)];
+    let starts = before.iter().filter(|id| **id == TRACK_START).count();
+    let own = before.rsplit(|id| *id == TRACK_START).next().unwrap_or_default();
+    input_ids.truncate(context_tokens);
+    Ok(Drawn {
+        kind: if first.is_some() { Kind::Bars } else { Kind::Track },
+        track: starts.saturating_sub(1),
+        bar: own.iter().filter(|id| **id == BAR).count(),
+        bars: base.iter().filter(|id| **id == INFILL_BAR).count(),
+        input_ids,
+    })
 }
 
 /// Some of the tracks in a new order, what comes after them cut, transposed, louder or softer.

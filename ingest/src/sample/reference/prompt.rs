@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use super::no_sample;
 use crate::reject::Reject;
-use crate::sample::has_note;
+use crate::sample::{has_note, no_sample};
 use crate::score::{Tick, grid::METRES};
 use crate::token::vocabulary::{BAR, FILL_START, INFILL_BAR, TRACK_END, TRACK_START, Token};
 use crate::token::{Bpe, TrackTokens};

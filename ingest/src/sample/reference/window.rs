@@ -1,8 +1,9 @@
 //! The window of a sample that does not fit its context, as the published code chooses and cuts it.
 
-use super::{Part, Section, no_sample};
+use super::{Part, Section};
 use crate::job::draws::Draws;
 use crate::reject::Reject;
+use crate::sample::no_sample;
 use crate::token::Bpe;
 use crate::token::vocabulary::{BAR, INFILL_TRACK, TRACK_END, TRACK_START};
 

@@ -3,6 +3,7 @@
 //!
 //! Two rules: that of the published model's training data, faults and all, and a corrected one. See [`Compat`].
 
+mod ask;
 mod bar;
 mod name;
 mod track;
@@ -10,6 +11,7 @@ mod window;
 
 use serde::{Deserialize, Serialize};
 
+pub use ask::Asked;
 pub(super) use name::name;
 
 use super::encode::{Grid, TrackControls};
