@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod job;
+pub mod limits;
 pub mod pipeline;
 pub mod reject;
 pub mod sample;

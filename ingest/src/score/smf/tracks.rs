@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::budget::Budget;
 use crate::reject::Reject;
 use crate::score::{Note, Tick, Track};
 
@@ -11,8 +12,8 @@ use crate::score::{Note, Tick, Track};
 /// first out. A note that is never released disappears.
 pub(super) struct ChunkTracks {
     tracks: Vec<(u8, Track)>,
-    /// The track of each channel's present program, once looked up.
-    current: [Option<usize>; 16],
+    /// The track of each channel and program, where there is one.
+    places: Vec<Option<u16>>,
     program: [u8; 16],
     /// Controls, bends and pedals that came before any track of their channel and program. They are
     /// copied into every such track.
@@ -33,7 +34,7 @@ impl ChunkTracks {
         pedal[0] = None;
         ChunkTracks {
             tracks: Vec::new(),
-            current: [None; 16],
+            places: vec![None; 16 * 128],
             program: [0; 16],
             early: Default::default(),
             pedal,
@@ -41,35 +42,44 @@ impl ChunkTracks {
         }
     }
 
-    fn find(&mut self, channel: u8) -> Option<usize> {
-        let slot = usize::from(channel);
-        if self.current[slot].is_none() {
-            let program = self.program[slot];
-            self.current[slot] = self.tracks.iter().position(|(c, track)| *c == channel && track.program == program);
-        }
-        self.current[slot]
+    /// The place in `places` of the channel's present program.
+    fn slot(&self, channel: u8) -> usize {
+        usize::from(channel) * 128 + usize::from(self.program[usize::from(channel)])
     }
 
-    fn find_or_create(&mut self, channel: u8) -> &mut Track {
-        let slot = usize::from(channel);
-        let index = self.find(channel).unwrap_or_else(|| {
-            let (program, is_drum) = (self.program[slot], channel == 9);
-            self.tracks.push((channel, Track { program, is_drum, ..self.early[slot].clone() }));
-            self.tracks.len() - 1
-        });
-        self.current[slot] = Some(index);
-        &mut self.tracks[index].1
+    fn find_or_create(&mut self, channel: u8, budget: &mut Budget<'_>) -> Result<&mut Track, Reject> {
+        let slot = self.slot(channel);
+        let index = match self.places[slot] {
+            Some(index) => usize::from(index),
+            None => {
+                let early = &self.early[usize::from(channel)];
+                // Programs that change without end would copy these without end.
+                budget.events(early.control_ticks.len() + early.bend_ticks.len() + early.pedals.len())?;
+                let program = self.program[usize::from(channel)];
+                self.tracks.push((channel, Track { program, is_drum: channel == 9, ..early.clone() }));
+                let index = self.tracks.len() - 1;
+                self.places[slot] = Some(index as u16);
+                index
+            }
+        };
+        Ok(&mut self.tracks[index].1)
     }
 
     fn find_or_early(&mut self, channel: u8) -> &mut Track {
-        match self.find(channel) {
-            Some(index) => &mut self.tracks[index].1,
+        match self.places[self.slot(channel)] {
+            Some(index) => &mut self.tracks[usize::from(index)].1,
             None => &mut self.early[usize::from(channel)],
         }
     }
 
     /// Takes a channel message; `data` has the length that belongs to `status`.
-    pub(super) fn channel_message(&mut self, tick: u32, status: u8, data: &[u8]) -> Result<(), Reject> {
+    pub(super) fn channel_message(
+        &mut self,
+        tick: u32,
+        status: u8,
+        data: &[u8],
+        budget: &mut Budget<'_>,
+    ) -> Result<(), Reject> {
         let channel = status & 0x0F;
         let (first, second) = (data[0], data.get(1).copied().unwrap_or(0));
         match status & 0xF0 {
@@ -85,8 +95,9 @@ impl ChunkTracks {
                 }
                 let queue = &mut self.open[usize::from(channel) * 128 + usize::from(first)];
                 let ended = queue.front().is_some_and(|(onset, _)| *onset <= tick).then(|| queue.pop_front()).flatten();
-                let track = self.find_or_create(channel);
+                let track = self.find_or_create(channel, budget)?;
                 if let Some((onset, velocity)) = ended {
+                    budget.note()?;
                     let duration = Tick::from(tick - onset);
                     track.notes.push(Note { tick: Tick::from(onset), duration, pitch: first, velocity });
                 }
@@ -102,7 +113,6 @@ impl ChunkTracks {
                     return Err(out_of_range("a program change"));
                 }
                 self.program[usize::from(channel)] = first;
-                self.current[usize::from(channel)] = None;
             }
             0xE0 => {
                 if second > 127 {
@@ -134,11 +144,12 @@ impl ChunkTracks {
     }
 
     /// Takes a lyric. Quirk: its "channel" is the low half of the meta status byte.
-    pub(super) fn lyric(&mut self, tick: u32, text: &[u8]) {
-        let track = self.find_or_create(15);
+    pub(super) fn lyric(&mut self, tick: u32, text: &[u8], budget: &mut Budget<'_>) -> Result<(), Reject> {
+        let track = self.find_or_create(15, budget)?;
         if !text.is_empty() {
             track.lyric_ticks.push(Tick::from(tick));
         }
+        Ok(())
     }
 
     /// The tracks that hold anything, by channel and program, their notes sorted.
