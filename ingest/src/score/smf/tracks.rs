@@ -12,16 +12,17 @@ use crate::score::{Note, Tick, Track};
 /// first out. A note that is never released disappears.
 pub(super) struct ChunkTracks {
     tracks: Vec<(u8, Track)>,
-    /// The track of each channel and program, where there is one.
-    places: Vec<Option<u16>>,
+    /// The track of each program by channel, where there is one; empty for a channel without tracks.
+    places: [Vec<Option<u16>>; 16],
     program: [u8; 16],
     /// Controls, bends and pedals that came before any track of their channel and program. They are
     /// copied into every such track.
     early: [Track; 16],
     /// Where a sustain pedal was pressed. Quirk: all channels but the first start with a pressed one.
     pedal: [Option<Tick>; 16],
-    /// Notes that sound, by channel and pitch: (onset, velocity).
-    open: Vec<VecDeque<(u32, u8)>>,
+    /// Notes that sound, by channel and pitch: (onset, velocity). Empty for a channel without notes: most chunks use
+    /// one channel, and a file may have many chunks.
+    open: [Vec<VecDeque<(u32, u8)>>; 16],
 }
 
 fn out_of_range(what: &'static str) -> Reject {
@@ -34,31 +35,42 @@ impl ChunkTracks {
         pedal[0] = None;
         ChunkTracks {
             tracks: Vec::new(),
-            places: vec![None; 16 * 128],
+            places: Default::default(),
             program: [0; 16],
             early: Default::default(),
             pedal,
-            open: vec![VecDeque::new(); 16 * 128],
+            open: Default::default(),
         }
     }
 
-    /// The place in `places` of the channel's present program.
-    fn slot(&self, channel: u8) -> usize {
-        usize::from(channel) * 128 + usize::from(self.program[usize::from(channel)])
+    /// The track of the channel's present program, if there is one.
+    fn place(&self, channel: u8) -> Option<usize> {
+        let slot = usize::from(channel);
+        self.places[slot].get(usize::from(self.program[slot])).copied().flatten().map(usize::from)
+    }
+
+    /// The notes of this pitch that sound.
+    fn open(&mut self, channel: u8, pitch: u8) -> &mut VecDeque<(u32, u8)> {
+        let pitches = &mut self.open[usize::from(channel)];
+        if pitches.is_empty() {
+            pitches.resize_with(128, VecDeque::new);
+        }
+        &mut pitches[usize::from(pitch)]
     }
 
     fn find_or_create(&mut self, channel: u8, budget: &mut Budget<'_>) -> Result<&mut Track, Reject> {
-        let slot = self.slot(channel);
-        let index = match self.places[slot] {
-            Some(index) => usize::from(index),
+        let index = match self.place(channel) {
+            Some(index) => index,
             None => {
-                let early = &self.early[usize::from(channel)];
+                let slot = usize::from(channel);
+                let early = &self.early[slot];
                 // Programs that change without end would copy these without end.
                 budget.events(early.control_ticks.len() + early.bend_ticks.len() + early.pedals.len())?;
-                let program = self.program[usize::from(channel)];
+                let program = self.program[slot];
                 self.tracks.push((channel, Track { program, is_drum: channel == 9, ..early.clone() }));
                 let index = self.tracks.len() - 1;
-                self.places[slot] = Some(index as u16);
+                self.places[slot].resize(128, None);
+                self.places[slot][usize::from(program)] = Some(index as u16);
                 index
             }
         };
@@ -66,8 +78,8 @@ impl ChunkTracks {
     }
 
     fn find_or_early(&mut self, channel: u8) -> &mut Track {
-        match self.places[self.slot(channel)] {
-            Some(index) => &mut self.tracks[usize::from(index)].1,
+        match self.place(channel) {
+            Some(index) => &mut self.tracks[index].1,
             None => &mut self.early[usize::from(channel)],
         }
     }
@@ -87,13 +99,13 @@ impl ChunkTracks {
                 if first > 127 || second > 127 {
                     return Err(out_of_range("a note-on"));
                 }
-                self.open[usize::from(channel) * 128 + usize::from(first)].push_back((tick, second));
+                self.open(channel, first).push_back((tick, second));
             }
             0x80 | 0x90 => {
                 if first > 127 {
                     return Err(out_of_range("a note-off"));
                 }
-                let queue = &mut self.open[usize::from(channel) * 128 + usize::from(first)];
+                let queue = self.open(channel, first);
                 let ended = queue.front().is_some_and(|(onset, _)| *onset <= tick).then(|| queue.pop_front()).flatten();
                 let track = self.find_or_create(channel, budget)?;
                 if let Some((onset, velocity)) = ended {
