@@ -4,13 +4,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
+use midi_ingest::inspect::{Look, Window, inspect, midi_of, svg, verify};
 use midi_ingest::job::exit::{Error, Exit, Result, at_path};
 use midi_ingest::job::{Experiment, Progress, Shutdown};
 use midi_ingest::pipeline::{Ingest, Worker};
 use midi_ingest::reject::Reject;
 use midi_ingest::score::bars::{Until, bar_ticks, beat_ticks};
 use midi_ingest::score::smf;
-use midi_ingest::store::{Access, sha256_hex};
+use midi_ingest::store::{Access, Store, sha256_hex};
 use midi_ingest::token::control::{Compat, Control};
 use midi_ingest::token::vocabulary::Token;
 use midi_ingest::token::{Grid, Tokenizer, decode};
@@ -70,6 +71,33 @@ enum Command {
         /// MIDI files
         #[arg(value_name = "MIDI", required = true)]
         files: Vec<PathBuf>,
+    },
+    /// Show what a file holds: a shard, a songs table, a manifest or a unit's record as text, music as a piano roll
+    Inspect {
+        /// A .arrow, .parquet, .json, .mid or .midi file, or a run's folder
+        #[arg(value_name = "PATH")]
+        path: PathBuf,
+        /// One row of a shard (as tokens) or of a songs table (with its music), from 0
+        #[arg(long, value_name = "I")]
+        row: Option<usize>,
+        /// The tokenizer of a shard; the one of its data set if left out
+        #[arg(long, value_name = "FILE")]
+        tokenizer: Option<PathBuf>,
+        /// First bar of a piano roll, from 1
+        #[arg(long, value_name = "BAR", default_value_t = Window::default().from)]
+        from: usize,
+        /// Bars of a piano roll
+        #[arg(long, value_name = "BARS", default_value_t = Window::default().bars)]
+        bars: usize,
+        /// Draw the whole piece into an SVG file instead
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
+    /// Check every file that the records of a data set name: that it is there, its size and its hash
+    Verify {
+        /// The folder or URL of a run, or of its `ingest` folder
+        #[arg(value_name = "OUT")]
+        out: String,
     },
     /// Write the MIDI files of JSON lines as `tokenize --json` prints them
     Detokenize {
@@ -135,6 +163,22 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<Exit> {
                 };
             }
             Ok(if failed > 0 { Exit::BadData } else { Exit::Done })
+        }
+        Command::Inspect { path, row, tokenizer, from, bars, svg: None } => {
+            let window = Window { from: *from, bars: *bars };
+            let text = inspect(path, &Look { row: *row, tokenizer: tokenizer.clone(), window })?;
+            say(out, &text.trim_end())
+        }
+        Command::Inspect { path, row, svg: Some(file), .. } => {
+            let cannot = |e: Reject| Error::data(format!("cannot draw `{}`", path.display())).because(e);
+            let drawing = smf::read(&midi_of(path, *row)?).and_then(|score| svg(&score)).map_err(cannot)?;
+            fs_err::write(file, drawing).map_err(at_path("write", file))?;
+            say(out, &file.display())
+        }
+        Command::Verify { out: place } => {
+            let verified = verify(&Store::open(place)?)?;
+            say(out, &verified)?;
+            Ok(if verified.mismatches.is_empty() { Exit::Done } else { Exit::BadData })
         }
         Command::Detokenize { tokenizer, input, output } => {
             let tokenizer = load(tokenizer.as_deref())?;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::Limits;
 use crate::score::Meter;
 
 /// `[ingest]`: which music, which vocabulary, which samples.
@@ -30,9 +31,9 @@ pub struct IngestConfig {
     /// The largest share of unreadable files that is accepted, 0 to 1.
     #[serde(default = "defaults::max_bad_fraction")]
     pub max_bad_fraction: f64,
-    /// The largest MIDI file that is read, in bytes; larger ones are rejected.
-    #[serde(default = "defaults::max_file_bytes")]
-    pub max_file_bytes: u64,
+    /// How much a file may ask for.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// `[ingest.source]`
@@ -223,9 +224,6 @@ mod defaults {
     }
     pub(super) fn max_bad_fraction() -> f64 {
         0.1
-    }
-    pub(super) fn max_file_bytes() -> u64 {
-        8 << 20
     }
     pub(super) fn learn_songs() -> usize {
         2000

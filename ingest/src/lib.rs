@@ -4,7 +4,9 @@
 //! Nothing here needs libtorch; `train`, `eval` and `launch` build on this crate.
 
 pub mod config;
+pub mod inspect;
 pub mod job;
+pub mod limits;
 pub mod pipeline;
 pub mod reject;
 pub mod sample;

@@ -1,4 +1,4 @@
-//! The program `midi-ingest`: `run`, `plan`, `vocab`, `tokenize` and `detokenize`.
+//! The program `midi-ingest`: `run`, `plan`, `vocab`, `tokenize`, `detokenize`, `inspect` and `verify`.
 
 mod cli;
 

@@ -133,11 +133,11 @@ impl<'a> Ingest<'a> {
     pub fn with_access(experiment: &'a Experiment, access: &Access) -> Result<Self> {
         let config: IngestConfig = experiment.section("ingest")?;
         Rules::new(&config, experiment.seed)?;
+        config.limits.check()?;
         if !(0.0..=1.0).contains(&config.max_bad_fraction) {
             return Err(Error::mismatch("`ingest.max-bad-fraction` must be from 0 to 1"));
         }
-        let source =
-            source::open(&config.source, config.files_per_unit, config.max_file_bytes, experiment.seed, access)?;
+        let source = source::open(&config.source, config.files_per_unit, &config.limits, experiment.seed, access)?;
         let tokenizer = match &config.tokenizer {
             TokenizerConfig::File { path } => Tokenizer::load(path.as_ref())?.fingerprint().to_owned(),
             TokenizerConfig::Learn { .. } => String::new(),

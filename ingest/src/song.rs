@@ -14,7 +14,7 @@ use crate::score::{Score, preprocess, smf};
 use crate::shard::{Sample, Song, Split, Status};
 use crate::source::{Content, RawFile};
 use crate::store::sha256_hex;
-use crate::token::Tokenizer;
+use crate::token::{Tokenizer, most_tokens};
 
 /// The rules by which files become songs, put together once.
 #[derive(Debug)]
@@ -80,13 +80,10 @@ impl<'a> Rules<'a> {
         let rejected = |reason: &'static str, detail: String| Reject::new(Stage::Read, reason, detail);
         let (bytes, read) = match content {
             Content::Bytes(bytes) => {
-                let score = smf::read(&bytes).map(|score| self.config.meter.apply(score));
+                let score = smf::read_within(&bytes, &self.config.limits).map(|score| self.config.meter.apply(score));
                 (bytes, score)
             }
-            Content::TooLarge { bytes } => {
-                let most = self.config.max_file_bytes;
-                (Vec::new(), Err(rejected("too-large", format!("{bytes} bytes, more than {most}"))))
-            }
+            Content::TooLarge { bytes, limit } => (Vec::new(), Err(rejected(limit, format!("{bytes} bytes")))),
             Content::Unreadable { reason } => (Vec::new(), Err(rejected("unreadable", reason))),
         };
         let sha256 = sha256_hex(&bytes);
@@ -112,6 +109,11 @@ impl<'a> Rules<'a> {
             song.bars = bar_ticks(&grid, Until::End)?.len() as u32;
             song.tracks = grid.tracks.len() as u32;
             song.programs = grid.tracks.iter().map(|track| track.program_or_drums()).collect();
+            let (tokens, most) = (most_tokens(&grid, song.bars as usize), self.config.limits.max_tokens_per_piece);
+            if tokens > most {
+                let what = format!("up to {tokens}, more than {most}");
+                return Err(Reject::tokenize("max-tokens-per-piece", what));
+            }
             kept.map(|()| score)
         });
         match kept {

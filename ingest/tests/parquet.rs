@@ -34,7 +34,7 @@ fn music(layout: &str) -> Vec<u8> {
 
 fn experiment(out: &Path, uri: &str, layout: &str) -> Experiment {
     let text = format!(
-        "seed = 3\nout = '{}'\n[ingest]\nmax-bad-fraction = 0.5\nmax-file-bytes = 1000000\n\
+        "seed = 3\nout = '{}'\n[ingest]\nmax-bad-fraction = 0.5\nlimits.max-file-bytes = 1000000\n\
          [ingest.source]\nkind = 'parquet'\nuri = '{uri}'\nlayout = '{layout}'\n\
          [ingest.tokenizer]\nkind = 'learn'\nvocabulary = 800\n[ingest.split]\nvalid = 0.2\ntest = 0.2\n\
          [ingest.sample]\ncontext-tokens = 512\n",
@@ -92,7 +92,7 @@ fn every_layout_is_ingested_and_rows_without_music_are_rejects() {
         };
         assert!(reason("null").starts_with("read: unreadable"), "{rejects:?}");
         assert!(reason("empty").starts_with("parse: "), "{rejects:?}");
-        assert!(reason("large").starts_with("read: too-large: 1000001 bytes"), "{rejects:?}");
+        assert!(reason("large").starts_with("read: max-file-bytes: 1000001 bytes"), "{rejects:?}");
         all.push(data(folder.path()).into_iter().filter(|(name, _)| name.starts_with("s")).collect::<Vec<_>>());
     }
     assert_eq!(all[0], all[1], "the layout leaves no trace in songs and shards");

@@ -11,14 +11,11 @@ use flate2::bufread::MultiGzDecoder;
 use fs_err::File;
 use sha2::{Digest, Sha256};
 
-use super::{Content, Files, RawFile, Source, Unit, divide, is_midi_name};
+use super::{Content, Files, MAX_FILE_BYTES, RawFile, Source, Unit, divide, is_midi_name};
 use crate::job::exit::{Error, Result, at_path};
+use crate::limits::Limits;
 use crate::store::{LocalFile, fetch};
 
-/// Most entries that an archive may have, folders and other files included.
-const MAX_ENTRIES: usize = 200_000;
-/// An archive may not unpack to more than this many times its size.
-const MAX_RATIO: u64 = 200;
 /// The unit in which tar files are laid out, in bytes.
 const BLOCK: u64 = 512;
 
@@ -74,7 +71,7 @@ impl Archive {
     /// # Errors
     /// It is missing, truncated, no archive, past a limit, or holds no MIDI file (65); the transfer or the temporary
     /// file fails (74).
-    pub fn open(uri: &str, files_per_unit: usize, max_file_bytes: u64) -> Result<Self> {
+    pub fn open(uri: &str, files_per_unit: usize, limits: &Limits) -> Result<Self> {
         let fetched = fetch(uri)?;
         let mut magic = Vec::new();
         let path = fetched.path();
@@ -82,10 +79,10 @@ impl Archive {
         head.map_err(at_path("read", path))?;
         let packing = Packing::of(&magic);
         let (plain, sha256, members) = if packing == Packing::Zip {
-            zipped::unpack(uri, path, max_file_bytes)?
+            zipped::unpack(uri, path, limits)?
         } else {
-            let (plain, sha256) = unpack(uri, path, packing)?;
-            let members = index(uri, &plain)?;
+            let (plain, sha256) = unpack(uri, path, packing, limits)?;
+            let members = index(uri, &plain, limits)?;
             (plain, sha256, members)
         };
         if members.is_empty() {
@@ -96,7 +93,7 @@ impl Archive {
             plain,
             units: divide(members.len(), files_per_unit),
             members,
-            max_file_bytes,
+            max_file_bytes: limits.max_file_bytes,
             fingerprint: format!("archive:{sha256}"),
             _fetched: fetched,
         })
@@ -106,7 +103,7 @@ impl Archive {
         let content = if let Some(reason) = &member.trouble {
             Content::Unreadable { reason: reason.clone() }
         } else if member.bytes > self.max_file_bytes {
-            Content::TooLarge { bytes: member.bytes }
+            Content::TooLarge { bytes: member.bytes, limit: MAX_FILE_BYTES }
         } else {
             // The index made sure that the member lies inside the file.
             let mut bytes = vec![0; member.bytes as usize];
@@ -154,7 +151,7 @@ impl<R: Read> Read for Hashed<R> {
 }
 
 /// The archive as plain tar, and the SHA-256 of the archive as it is. A plain one is used where it lies.
-fn unpack(uri: &str, path: &Path, packing: Packing) -> Result<(File, String)> {
+fn unpack(uri: &str, path: &Path, packing: Packing, limits: &Limits) -> Result<(File, String)> {
     let file = File::open(path).map_err(at_path("open", path))?;
     let size = file.metadata().map_err(at_path("read", path))?.len();
     let mut hashed = Hashed { inner: file, hash: Sha256::new() };
@@ -162,7 +159,7 @@ fn unpack(uri: &str, path: &Path, packing: Packing) -> Result<(File, String)> {
         std::io::copy(&mut hashed, &mut std::io::sink()).map_err(at_path("read", path))?;
         return Ok((hashed.inner, hex::encode(hashed.hash.finalize())));
     }
-    let mut spool = Spool::new(uri, size)?;
+    let mut spool = Spool::new(uri, size, limits)?;
     let mut buffered = BufReader::with_capacity(1 << 16, hashed);
     if packing == Packing::TarGz {
         spool.fill(&mut MultiGzDecoder::new(&mut buffered), path)?;
@@ -180,12 +177,14 @@ struct Spool<'a> {
     written: u64,
     /// Bytes of the packed archive.
     packed: u64,
+    /// How many times as many bytes may come out.
+    max_ratio: u64,
 }
 
 impl<'a> Spool<'a> {
-    fn new(uri: &'a str, packed: u64) -> Result<Self> {
+    fn new(uri: &'a str, packed: u64, limits: &Limits) -> Result<Self> {
         let file = tempfile::NamedTempFile::new().map_err(|e| Error::storage("cannot make a temporary file", e))?;
-        Ok(Spool { uri, file, written: 0, packed })
+        Ok(Spool { uri, file, written: 0, packed, max_ratio: limits.max_archive_ratio })
     }
 
     /// Appends all that comes out of `decoder`, which reads the archive at `path`.
@@ -207,12 +206,12 @@ impl<'a> Spool<'a> {
 
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.written += bytes.len() as u64;
-        if self.written > self.packed.saturating_mul(MAX_RATIO) {
-            let Spool { uri, packed, .. } = self;
+        if self.written > self.packed.saturating_mul(self.max_ratio) {
+            let Spool { uri, packed, max_ratio, .. } = self;
             return Err(Error::data(format!(
-                "the archive `{uri}` unpacks to more than {MAX_RATIO} times its size of {packed} bytes"
+                "the archive `{uri}` unpacks to more than {max_ratio} times its size of {packed} bytes"
             ))
-            .hint("such an archive is no music collection; unpack it yourself and set `kind = \"folder\"`"));
+            .hint("such an archive is no music collection; if it is, raise `ingest.limits.max-archive-ratio`"));
         }
         self.file.as_file().write_all(bytes).map_err(at_path("write", self.file.path()))
     }
@@ -223,13 +222,13 @@ impl<'a> Spool<'a> {
     }
 }
 
-fn too_many(uri: &str) -> Error {
-    Error::data(format!("the archive `{uri}` has more than {MAX_ENTRIES} entries"))
-        .hint("split it, or unpack it and set `kind = \"folder\"` under `[ingest.source]`")
+fn too_many(uri: &str, most: usize) -> Error {
+    Error::data(format!("the archive `{uri}` has more than {most} entries"))
+        .hint("split it, unpack it and set `kind = \"folder\"`, or raise `ingest.limits.max-archive-entries`")
 }
 
 /// Where the MIDI files of a plain tar file lie, in its order.
-fn index(uri: &str, plain: &File) -> Result<Vec<Member>> {
+fn index(uri: &str, plain: &File, limits: &Limits) -> Result<Vec<Member>> {
     let whole = plain.metadata().map_err(|e| Error::storage(format!("cannot read `{uri}`"), e))?.len();
     let bad = |e: std::io::Error| corrupt(uri, &e.to_string());
     // A seek counts from where the hashing pass left the handle.
@@ -239,8 +238,8 @@ fn index(uri: &str, plain: &File) -> Result<Vec<Member>> {
     let mut end = 0;
     for (count, entry) in tar.entries_with_seek().map_err(bad)?.enumerate() {
         let entry = entry.map_err(bad)?;
-        if count >= MAX_ENTRIES {
-            return Err(too_many(uri));
+        if count >= limits.max_archive_entries {
+            return Err(too_many(uri, limits.max_archive_entries));
         }
         let (offset, bytes) = (entry.raw_file_position(), entry.size());
         end = offset.saturating_add(bytes.next_multiple_of(BLOCK));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
-use super::{Content, Files, RawFile, Source, Unit, divide, is_midi_name};
+use super::{Content, Files, MAX_FILE_BYTES, RawFile, Source, Unit, divide, is_midi_name};
 use crate::job::exit::{Error, Result};
 use crate::store::local_path_of;
 use crate::store::pattern::Pattern;
@@ -67,7 +67,7 @@ impl Folder {
     fn take(&self, member: &Member) -> RawFile {
         let content = std::fs::metadata(&member.at).and_then(|metadata| {
             if metadata.len() > self.max_file_bytes {
-                return Ok(Content::TooLarge { bytes: metadata.len() });
+                return Ok(Content::TooLarge { bytes: metadata.len(), limit: MAX_FILE_BYTES });
             }
             std::fs::read(&member.at).map(Content::Bytes)
         });
@@ -226,7 +226,7 @@ mod tests {
         fs_err::remove_file(folder.path().join("c.mid")).expect("removes");
         let contents: Vec<Content> =
             source.read(&source.units()[0]).expect("reads").map(|file| file.expect("a file").content).collect();
-        assert_eq!(contents[0], Content::TooLarge { bytes: 5 });
+        assert_eq!(contents[0], Content::TooLarge { bytes: 5, limit: MAX_FILE_BYTES });
         assert_eq!(contents[1], Content::Bytes(b"1234".to_vec()));
         assert!(matches!(contents[2], Content::Unreadable { .. }));
     }

@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use crate::config::SourceConfig;
 use crate::job::exit::{Error, Result};
+use crate::limits::Limits;
 use crate::store::Access;
 
 pub use archive::Archive;
@@ -31,10 +32,12 @@ pub struct RawFile {
 pub enum Content {
     /// The whole file.
     Bytes(Vec<u8>),
-    /// It is larger than the limit and was not read.
+    /// It is larger than a limit and was not read.
     TooLarge {
-        /// Its size.
+        /// Its size, or that of the row group that it is in.
         bytes: u64,
+        /// The key of the limit under `[ingest.limits]`.
+        limit: &'static str,
     },
     /// It could not be read.
     Unreadable {
@@ -42,6 +45,9 @@ pub enum Content {
         reason: String,
     },
 }
+
+/// The key of the limit on a file's size.
+const MAX_FILE_BYTES: &str = "max-file-bytes";
 
 /// A run of neighbouring files: the unit of work, and of resuming.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +89,7 @@ pub trait Source: Send + Sync + Debug {
 
 /// Opens the source that `config` names, with `files_per_unit` files in a unit.
 ///
-/// Files above `max_file_bytes` are not read; `seed` matters to the built-in composer only. In Parquet files a row group
+/// Files past the limits are not read; `seed` matters to the built-in composer only. In Parquet files a row group
 /// is a unit, whatever its size.
 ///
 /// # Errors
@@ -92,7 +98,7 @@ pub trait Source: Send + Sync + Debug {
 pub fn open(
     config: &SourceConfig,
     files_per_unit: usize,
-    max_file_bytes: u64,
+    limits: &Limits,
     seed: u64,
     access: &Access,
 ) -> Result<Box<dyn Source>> {
@@ -101,11 +107,11 @@ pub fn open(
     }
     Ok(match config {
         SourceConfig::Synth { songs } => Box::new(Synth::new(*songs, files_per_unit, seed)?),
-        SourceConfig::Folder { uri } => Box::new(Folder::open(uri, files_per_unit, max_file_bytes)?),
-        SourceConfig::Archive { uri } => Box::new(Archive::open(uri, files_per_unit, max_file_bytes)?),
+        SourceConfig::Folder { uri } => Box::new(Folder::open(uri, files_per_unit, limits.max_file_bytes)?),
+        SourceConfig::Archive { uri } => Box::new(Archive::open(uri, files_per_unit, limits)?),
         SourceConfig::Parquet { uri, layout, column, id_column } => {
             let columns = Columns::of(*layout, column.as_deref(), id_column.as_deref())?;
-            Box::new(Parquet::open(uri, &columns, max_file_bytes, access)?)
+            Box::new(Parquet::open(uri, &columns, limits, access)?)
         }
     })
 }
@@ -200,7 +206,8 @@ mod tests {
 
     #[test]
     fn no_files_in_a_unit_is_refused() {
-        let error = open(&SourceConfig::Synth { songs: 3 }, 0, 1, 0, &Access::default()).expect_err("refused");
+        let error =
+            open(&SourceConfig::Synth { songs: 3 }, 0, &Limits::default(), 0, &Access::default()).expect_err("refused");
         assert_eq!(error.exit(), crate::job::exit::Exit::Mismatch);
     }
 }

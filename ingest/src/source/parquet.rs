@@ -22,9 +22,10 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use self::blocks::{Blocks, Fetch};
-use super::{Content, Files, RawFile, Source, Unit};
+use super::{Content, Files, MAX_FILE_BYTES, RawFile, Source, Unit};
 use crate::config::Layout;
 use crate::job::exit::{Error, Result};
+use crate::limits::Limits;
 use crate::store::Access;
 use crate::store::inputs::{Input, Inputs};
 
@@ -73,7 +74,7 @@ pub struct Parquet {
     files: Vec<Table>,
     groups: Vec<Group>,
     units: Vec<Unit>,
-    max_file_bytes: u64,
+    limits: Limits,
     fingerprint: String,
 }
 
@@ -105,7 +106,7 @@ impl Parquet {
     /// # Errors
     /// Nothing is there, or a file is no Parquet file (65); a column is missing or of another type, or `uri` is not
     /// understood (78); the place fails (74).
-    pub fn open(uri: &str, columns: &Columns, max_file_bytes: u64, access: &Access) -> Result<Self> {
+    pub fn open(uri: &str, columns: &Columns, limits: &Limits, access: &Access) -> Result<Self> {
         let inputs = Arc::new(Inputs::find(uri, ".parquet", access)?);
         let files: Vec<Table> =
             inputs.files().par_iter().map(|input| Table::open(&inputs, input, columns, uri)).collect::<Result<_>>()?;
@@ -128,7 +129,7 @@ impl Parquet {
             return Err(Error::data(format!("`{uri}` holds no rows")).hint("give other files with `ingest.source.uri`"));
         }
         let fingerprint = fingerprint(&files, columns);
-        Ok(Parquet { inputs, files, groups, units, max_file_bytes, fingerprint })
+        Ok(Parquet { inputs, files, groups, units, limits: limits.clone(), fingerprint })
     }
 }
 
@@ -141,7 +142,13 @@ impl Source for Parquet {
         let known = self.units.get(unit.index).filter(|own| *own == unit).and(self.groups.get(unit.index));
         let group = known.ok_or_else(|| super::foreign(unit))?;
         let table = self.files.get(group.file).ok_or_else(|| super::foreign(unit))?;
-        Ok(Box::new(Rows::open(&self.inputs, table, group, unit.files, self.max_file_bytes)?))
+        let bytes = table.unpacked(group);
+        if bytes > self.limits.max_row_group_bytes {
+            let content = Content::TooLarge { bytes, limit: "max-row-group-bytes" };
+            let row = move |row: usize| (format!("{}/{}", table.input.name, group.first + row), content.clone());
+            return Ok(Box::new((0..unit.files).map(row).map(|(path, content)| Ok(RawFile { path, content }))));
+        }
+        Ok(Box::new(Rows::open(&self.inputs, table, group, unit.files, &self.limits)?))
     }
 
     fn fingerprint(&self) -> String {
@@ -197,6 +204,13 @@ impl Table {
             Some(start..start.checked_add(length)?)
         };
         self.leaves().map(|leaf| span(leaf).ok_or_else(|| self.corrupt("a column has no place"))).collect()
+    }
+
+    /// Bytes of the columns that are read, unpacked, as the footer has them; a negative size is an endless one.
+    fn unpacked(&self, group: &Group) -> u64 {
+        let columns = self.groups().get(group.index).map(RowGroupMetaData::columns).unwrap_or_default();
+        let sizes = self.leaves().filter_map(|leaf| columns.get(leaf)).map(|column| column.uncompressed_size());
+        sizes.fold(0, |sum: u64, size| sum.saturating_add(u64::try_from(size).unwrap_or(u64::MAX)))
     }
 
     fn corrupt(&self, what: &str) -> Error {
@@ -278,7 +292,7 @@ struct Rows<'a> {
     /// Rows that came out.
     taken: usize,
     rows: usize,
-    max_file_bytes: u64,
+    limits: &'a Limits,
     ended: bool,
 }
 
@@ -288,7 +302,7 @@ impl<'a> Rows<'a> {
         table: &'a Table,
         group: &'a Group,
         rows: usize,
-        max_file_bytes: u64,
+        limits: &'a Limits,
     ) -> Result<Rows<'a>> {
         let described = table.groups().get(group.index).ok_or_else(|| Error::bug("a row group is gone"))?;
         let (inputs, input) = (Arc::clone(inputs), table.input.clone());
@@ -302,7 +316,7 @@ impl<'a> Rows<'a> {
             .with_batch_size(ROWS)
             .build()
             .map_err(|e| table.corrupt(&format!("row group {}", group.index)).because(e))?;
-        Ok(Rows { table, group, reader, blocks, ready: VecDeque::new(), taken: 0, rows, max_file_bytes, ended: false })
+        Ok(Rows { table, group, reader, blocks, ready: VecDeque::new(), taken: 0, rows, limits, ended: false })
     }
 
     /// The error of a read that failed, else that the row group is corrupt.
@@ -336,7 +350,12 @@ impl<'a> Rows<'a> {
             } else {
                 let bytes = midi.value(row);
                 match bytes.len() as u64 {
-                    size if size > self.max_file_bytes => Content::TooLarge { bytes: size },
+                    size if size > self.limits.max_row_bytes => {
+                        Content::TooLarge { bytes: size, limit: "max-row-bytes" }
+                    }
+                    size if size > self.limits.max_file_bytes => {
+                        Content::TooLarge { bytes: size, limit: MAX_FILE_BYTES }
+                    }
                     _ => Content::Bytes(bytes.to_vec()),
                 }
             };

@@ -14,6 +14,8 @@ use super::vocabulary::{BASE_SIZE, SPECIAL_END};
 
 /// Words that are remembered; music repeats bars.
 const CACHE_WORDS: usize = 100_000;
+/// The longest word that is remembered, in base ids. Longer ones hardly come again, and would fill the memory.
+const CACHE_WORD_IDS: usize = 1024;
 
 /// A learned set of merges over the base vocabulary.
 #[derive(Debug)]
@@ -112,6 +114,7 @@ impl Bpe {
         out.extend_from_slice(&ids);
         if let Ok(mut cache) = self.cache.write()
             && cache.len() < CACHE_WORDS
+            && word.len() <= CACHE_WORD_IDS
         {
             cache.insert(word.into(), ids.into());
         }

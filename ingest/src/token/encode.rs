@@ -47,7 +47,7 @@ impl Grid {
     pub fn of(score: &Score) -> Result<Self, Reject> {
         let score = preprocess(score);
         let bars = bar_ticks(&score, Until::LastOnset)?;
-        let tokens = bars.len() * 2 * score.tracks.len() + score.note_count() * 4;
+        let tokens = most_tokens(&score, bars.len());
         if tokens > MAX_TOKENS {
             return Err(Reject::tokenize("too-many-tokens", format!("about {tokens}, more than {MAX_TOKENS}")));
         }
@@ -100,6 +100,14 @@ impl Grid {
     }
 }
 
+/// An upper estimate of the tokens of a preprocessed score of so many bars.
+///
+/// Every track writes all bars with their metres, and all tempos with their positions.
+pub(crate) fn most_tokens(score: &Score, bars: usize) -> usize {
+    let shared = 2 * (bars + score.tempos.len()) + score.time_signatures.len();
+    shared * score.tracks.len().max(1) + score.note_count() * 4
+}
+
 /// Where groups start: at the first token of each bar that the track reaches.
 pub(crate) fn groups_of(ticks: &[Tick], bars: &[Tick]) -> Vec<usize> {
     let mut groups = vec![0];
@@ -139,7 +147,7 @@ fn events(score: &Score, track: Option<&Track>, controls: &TrackControls) -> Res
         let tables: Vec<[Tick; 24]> = sections.iter().map(|section| duration_ticks(section.value)).collect();
         events.reserve(track.notes.len());
         for note in &track.notes {
-            let section = sections.iter().position(|section| note.tick < section.end).unwrap_or(tables.len() - 1);
+            let section = sections.partition_point(|section| section.end <= note.tick).min(tables.len() - 1);
             events.push((note.tick, note_event(note, track.is_drum, &tables[section])?));
         }
     }

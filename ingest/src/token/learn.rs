@@ -11,6 +11,10 @@ use super::file::character;
 use super::vocabulary::{BASE_SIZE, SPECIAL_END};
 use crate::job::exit::{Error, Result};
 
+/// The longest word that is learned from, in base ids: the trainer's time grows with the square of it. A bar of music
+/// has some hundred.
+const LONGEST: usize = 4096;
+
 /// Counts the words of a corpus, then learns the merges that shorten it most.
 #[derive(Clone, Debug, Default)]
 pub struct Learner {
@@ -18,12 +22,12 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// Adds a track: each run of ordinary tokens in a group is a word.
+    /// Adds a track: each run of ordinary tokens in a group is a word, unless it is endless.
     pub fn add(&mut self, tokens: &TrackTokens) {
         let ends = tokens.groups.iter().skip(1).copied().chain([tokens.ids.len()]);
         for (start, end) in tokens.groups.iter().zip(ends) {
             let runs = tokens.ids[*start..end].split(|id| *id < SPECIAL_END);
-            for run in runs.filter(|run| !run.is_empty()) {
+            for run in runs.filter(|run| (1..=LONGEST).contains(&run.len())) {
                 let word: String = std::iter::once('\u{2581}').chain(run.iter().map(|id| character(*id))).collect();
                 *self.words.entry(word).or_default() += 1;
             }

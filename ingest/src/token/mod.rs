@@ -10,8 +10,8 @@ pub mod vocabulary;
 
 pub use bpe::Bpe;
 pub use decode::{TICKS_PER_QUARTER, decode, decode_tracks};
-pub(crate) use encode::groups_of as encode_groups_of;
 pub use encode::{Grid, TrackControls, TrackTokens};
+pub(crate) use encode::{groups_of as encode_groups_of, most_tokens};
 pub use learn::Learner;
 
 /// A tokenizer: the base vocabulary, which is always the same, and byte-pair merges.

@@ -1,5 +1,6 @@
 //! A track chunk's bytes as a stream of channel and meta messages.
 
+use super::budget::Budget;
 use crate::reject::Reject;
 
 /// One message of a track chunk.
@@ -57,13 +58,15 @@ impl<'a> Messages<'a> {
     }
 
     /// The next message, or `None` at the end of the chunk or of the track.
-    pub(super) fn next(&mut self) -> Result<Option<(u32, Message<'a>)>, Reject> {
+    pub(super) fn next(&mut self, budget: &mut Budget<'_>) -> Result<Option<(u32, Message<'a>)>, Reject> {
         let end = self.bytes.len();
         loop {
             if self.at >= end {
                 return Ok(None);
             }
-            self.tick = self.tick.wrapping_add(self.number()? as u32);
+            let delta = self.number()? as u32;
+            budget.message(self.tick, delta)?;
+            self.tick = self.tick.wrapping_add(delta);
             let status = *self.bytes.get(self.at).ok_or_else(|| cut("a delta time without a message"))?;
             let start = self.at;
             match status {
@@ -81,6 +84,7 @@ impl<'a> Messages<'a> {
                     let length = self.number()?;
                     let stop = self.at.checked_add(length).filter(|stop| *stop <= end);
                     let stop = stop.ok_or_else(|| cut("a meta message"))?;
+                    budget.meta(stop - start)?;
                     let kind = self.bytes[start + 1];
                     self.at = stop;
                     if kind == 0x2F {

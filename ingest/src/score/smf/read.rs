@@ -1,8 +1,10 @@
 //! The file: header, chunks, and the events that belong to no track.
 
+use super::budget::{Budget, past};
 use super::bytes::{Message, Messages};
 use super::sort::sort_by_tick;
 use super::tracks::ChunkTracks;
+use crate::limits::{Limits, Smpte};
 use crate::reject::Reject;
 use crate::score::{Score, Tempo, Tick, TimeSignature};
 
@@ -16,6 +18,17 @@ const HEADER_BYTES: usize = 14;
 /// A file that the reference would not read: no header, a message or chunk that runs past its end, data
 /// without a status, a value out of range. One such place rejects the whole file.
 pub fn read(bytes: &[u8]) -> Result<Score, Reject> {
+    read_within(bytes, &Limits::PUBLISHED)
+}
+
+/// As [`read`], within limits: the time and memory that it takes are bounded by them, whatever the bytes are.
+///
+/// # Errors
+/// As [`read`], and a file that goes past a limit; the reason is the limit's key.
+pub fn read_within(bytes: &[u8], limits: &Limits) -> Result<Score, Reject> {
+    if bytes.len() as u64 > limits.max_file_bytes {
+        return Err(past("max-file-bytes", bytes.len() as u64, limits.max_file_bytes));
+    }
     let header = bytes.get(..HEADER_BYTES).ok_or_else(|| Reject::parse("no-header", "shorter than a header"))?;
     if !header.starts_with(b"MThd") {
         return Err(Reject::parse("no-header", "it does not begin with `MThd`"));
@@ -28,20 +41,29 @@ pub fn read(bytes: &[u8]) -> Result<Score, Reject> {
         return Err(Reject::parse("bad-header", format!("format {}", word(8))));
     }
     // Quirk: a time code division (SMPTE) is read as 65535 ticks.
-    let division = if word(12) & 0x8000 == 0 { word(12) } else { 65_535 };
+    let division = match (word(12), limits.smpte) {
+        (ticks @ ..0x8000, _) => ticks,
+        (_, Smpte::AsPublished) => 65_535,
+        (_, Smpte::Reject) => return Err(Reject::parse("smpte", "its division is a time code")),
+    };
     if division == 0 {
         return Err(Reject::parse("bad-header", "no ticks in a quarter note"));
     }
     let mut score = Score { ticks_per_quarter: u32::from(division), ..Score::default() };
     let mut rest = &bytes[HEADER_BYTES..];
+    if usize::from(word(10)) > limits.max_tracks {
+        return Err(past("max-tracks", word(10), limits.max_tracks));
+    }
+    let mut budget = Budget::new(limits);
     for _ in 0..word(10) {
         let body = next_track(&mut rest)?;
-        read_track(body, &mut score)?;
+        read_track(body, &mut score, &mut budget)?;
     }
     sort_by_tick(&mut score.time_signatures, |signature| signature.tick);
     sort_by_tick(&mut score.tempos, |tempo| tempo.tick);
     score.key_ticks.sort_unstable();
     score.marker_ticks.sort_unstable();
+    budget.length(&score)?;
     Ok(score)
 }
 
@@ -61,23 +83,32 @@ fn next_track<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Reject> {
     }
 }
 
-fn read_track(body: &[u8], score: &mut Score) -> Result<(), Reject> {
+fn read_track(body: &[u8], score: &mut Score, budget: &mut Budget<'_>) -> Result<(), Reject> {
     let mut tracks = ChunkTracks::new();
     let mut messages = Messages::new(body);
-    while let Some((tick, message)) = messages.next()? {
+    while let Some((tick, message)) = messages.next(budget)? {
         match message {
-            Message::Channel { status, data } => tracks.channel_message(tick, status, data)?,
-            Message::Meta { kind, payload } => meta(tick, kind, payload, &mut tracks, score)?,
+            Message::Channel { status, data } => tracks.channel_message(tick, status, data, budget)?,
+            Message::Meta { kind, payload } => {
+                meta(tick, kind, payload, &mut tracks, score, budget)?;
+            }
         }
     }
     score.tracks.extend(tracks.finish());
-    Ok(())
+    budget.tracks(score.tracks.len())
 }
 
-fn meta(tick: u32, kind: u8, payload: &[u8], tracks: &mut ChunkTracks, score: &mut Score) -> Result<(), Reject> {
+fn meta(
+    tick: u32,
+    kind: u8,
+    payload: &[u8],
+    tracks: &mut ChunkTracks,
+    score: &mut Score,
+    budget: &mut Budget<'_>,
+) -> Result<(), Reject> {
     let at = Tick::from(tick);
     match kind {
-        0x05 => tracks.lyric(tick, payload),
+        0x05 => tracks.lyric(tick, payload, budget)?,
         0x06 if !payload.is_empty() => score.marker_ticks.push(at),
         0x51 => {
             let bytes = payload.iter().take(3);
@@ -88,6 +119,7 @@ fn meta(tick: u32, kind: u8, payload: &[u8], tracks: &mut ChunkTracks, score: &m
             let (Some(&numerator), Some(&power)) = (payload.first(), payload.get(1)) else {
                 return Err(Reject::parse("truncated", "a time signature"));
             };
+            budget.metre()?;
             let denominator = 1u8.checked_shl(u32::from(power)).unwrap_or(0);
             score.time_signatures.push(TimeSignature { tick: at, numerator, denominator });
         }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::budget::Budget;
 use crate::reject::Reject;
 use crate::score::{Note, Tick, Track};
 
@@ -11,16 +12,17 @@ use crate::score::{Note, Tick, Track};
 /// first out. A note that is never released disappears.
 pub(super) struct ChunkTracks {
     tracks: Vec<(u8, Track)>,
-    /// The track of each channel's present program, once looked up.
-    current: [Option<usize>; 16],
+    /// The track of each program by channel, where there is one; empty for a channel without tracks.
+    places: [Vec<Option<u16>>; 16],
     program: [u8; 16],
     /// Controls, bends and pedals that came before any track of their channel and program. They are
     /// copied into every such track.
     early: [Track; 16],
     /// Where a sustain pedal was pressed. Quirk: all channels but the first start with a pressed one.
     pedal: [Option<Tick>; 16],
-    /// Notes that sound, by channel and pitch: (onset, velocity).
-    open: Vec<VecDeque<(u32, u8)>>,
+    /// Notes that sound, by channel and pitch: (onset, velocity). Empty for a channel without notes: most chunks use
+    /// one channel, and a file may have many chunks.
+    open: [Vec<VecDeque<(u32, u8)>>; 16],
 }
 
 fn out_of_range(what: &'static str) -> Reject {
@@ -33,43 +35,63 @@ impl ChunkTracks {
         pedal[0] = None;
         ChunkTracks {
             tracks: Vec::new(),
-            current: [None; 16],
+            places: Default::default(),
             program: [0; 16],
             early: Default::default(),
             pedal,
-            open: vec![VecDeque::new(); 16 * 128],
+            open: Default::default(),
         }
     }
 
-    fn find(&mut self, channel: u8) -> Option<usize> {
+    /// The track of the channel's present program, if there is one.
+    fn place(&self, channel: u8) -> Option<usize> {
         let slot = usize::from(channel);
-        if self.current[slot].is_none() {
-            let program = self.program[slot];
-            self.current[slot] = self.tracks.iter().position(|(c, track)| *c == channel && track.program == program);
-        }
-        self.current[slot]
+        self.places[slot].get(usize::from(self.program[slot])).copied().flatten().map(usize::from)
     }
 
-    fn find_or_create(&mut self, channel: u8) -> &mut Track {
-        let slot = usize::from(channel);
-        let index = self.find(channel).unwrap_or_else(|| {
-            let (program, is_drum) = (self.program[slot], channel == 9);
-            self.tracks.push((channel, Track { program, is_drum, ..self.early[slot].clone() }));
-            self.tracks.len() - 1
-        });
-        self.current[slot] = Some(index);
-        &mut self.tracks[index].1
+    /// The notes of this pitch that sound.
+    fn open(&mut self, channel: u8, pitch: u8) -> &mut VecDeque<(u32, u8)> {
+        let pitches = &mut self.open[usize::from(channel)];
+        if pitches.is_empty() {
+            pitches.resize_with(128, VecDeque::new);
+        }
+        &mut pitches[usize::from(pitch)]
+    }
+
+    fn find_or_create(&mut self, channel: u8, budget: &mut Budget<'_>) -> Result<&mut Track, Reject> {
+        let index = match self.place(channel) {
+            Some(index) => index,
+            None => {
+                let slot = usize::from(channel);
+                let early = &self.early[slot];
+                // Programs that change without end would copy these without end.
+                budget.events(early.control_ticks.len() + early.bend_ticks.len() + early.pedals.len())?;
+                let program = self.program[slot];
+                self.tracks.push((channel, Track { program, is_drum: channel == 9, ..early.clone() }));
+                let index = self.tracks.len() - 1;
+                self.places[slot].resize(128, None);
+                self.places[slot][usize::from(program)] = Some(index as u16);
+                index
+            }
+        };
+        Ok(&mut self.tracks[index].1)
     }
 
     fn find_or_early(&mut self, channel: u8) -> &mut Track {
-        match self.find(channel) {
+        match self.place(channel) {
             Some(index) => &mut self.tracks[index].1,
             None => &mut self.early[usize::from(channel)],
         }
     }
 
     /// Takes a channel message; `data` has the length that belongs to `status`.
-    pub(super) fn channel_message(&mut self, tick: u32, status: u8, data: &[u8]) -> Result<(), Reject> {
+    pub(super) fn channel_message(
+        &mut self,
+        tick: u32,
+        status: u8,
+        data: &[u8],
+        budget: &mut Budget<'_>,
+    ) -> Result<(), Reject> {
         let channel = status & 0x0F;
         let (first, second) = (data[0], data.get(1).copied().unwrap_or(0));
         match status & 0xF0 {
@@ -77,16 +99,17 @@ impl ChunkTracks {
                 if first > 127 || second > 127 {
                     return Err(out_of_range("a note-on"));
                 }
-                self.open[usize::from(channel) * 128 + usize::from(first)].push_back((tick, second));
+                self.open(channel, first).push_back((tick, second));
             }
             0x80 | 0x90 => {
                 if first > 127 {
                     return Err(out_of_range("a note-off"));
                 }
-                let queue = &mut self.open[usize::from(channel) * 128 + usize::from(first)];
+                let queue = self.open(channel, first);
                 let ended = queue.front().is_some_and(|(onset, _)| *onset <= tick).then(|| queue.pop_front()).flatten();
-                let track = self.find_or_create(channel);
+                let track = self.find_or_create(channel, budget)?;
                 if let Some((onset, velocity)) = ended {
+                    budget.note()?;
                     let duration = Tick::from(tick - onset);
                     track.notes.push(Note { tick: Tick::from(onset), duration, pitch: first, velocity });
                 }
@@ -102,7 +125,6 @@ impl ChunkTracks {
                     return Err(out_of_range("a program change"));
                 }
                 self.program[usize::from(channel)] = first;
-                self.current[usize::from(channel)] = None;
             }
             0xE0 => {
                 if second > 127 {
@@ -134,11 +156,12 @@ impl ChunkTracks {
     }
 
     /// Takes a lyric. Quirk: its "channel" is the low half of the meta status byte.
-    pub(super) fn lyric(&mut self, tick: u32, text: &[u8]) {
-        let track = self.find_or_create(15);
+    pub(super) fn lyric(&mut self, tick: u32, text: &[u8], budget: &mut Budget<'_>) -> Result<(), Reject> {
+        let track = self.find_or_create(15, budget)?;
         if !text.is_empty() {
             track.lyric_ticks.push(Tick::from(tick));
         }
+        Ok(())
     }
 
     /// The tracks that hold anything, by channel and program, their notes sorted.

@@ -34,11 +34,15 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().expect("closes")
 }
 
+fn limits() -> Limits {
+    Limits { max_file_bytes: 1000, ..Limits::default() }
+}
+
 /// Opens `bytes` as an archive file.
 fn opened(bytes: &[u8], per_unit: usize) -> Result<Archive> {
     let file = tempfile::NamedTempFile::new().expect("temporary file");
     fs_err::write(file.path(), bytes).expect("writes");
-    Archive::open(file.path().to_str().expect("utf-8"), per_unit, 1000)
+    Archive::open(file.path().to_str().expect("utf-8"), per_unit, &limits())
 }
 
 fn contents(source: &dyn Source) -> Vec<RawFile> {
@@ -103,7 +107,7 @@ fn a_zip_keeps_the_rules_of_the_tar() {
     let files = contents(&opened(&bytes, 9).expect("opens"));
     let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
     assert_eq!(paths, ["big.mid", "a.mid", "b.mid"]);
-    assert_eq!(files[0].content, Content::TooLarge { bytes: 1001 });
+    assert_eq!(files[0].content, Content::TooLarge { bytes: 1001, limit: MAX_FILE_BYTES });
     assert_eq!(files[2].content, Content::Bytes(vec![7; 1000]));
     assert_bad(&zip_of(&[("a.txt", b"x")]), "holds no .mid or .midi file");
 }
@@ -159,7 +163,7 @@ fn long_names_and_repeated_names_are_read_as_tar_does() {
 fn a_large_member_is_told_and_not_read() {
     let bytes = tar_of(&[("big.mid", &[1; 1001]), ("fits.mid", &[1; 1000])], |_| {});
     let files = contents(&opened(&bytes, 2).expect("opens"));
-    assert_eq!(files[0].content, Content::TooLarge { bytes: 1001 });
+    assert_eq!(files[0].content, Content::TooLarge { bytes: 1001, limit: MAX_FILE_BYTES });
     assert_eq!(files[1].content, Content::Bytes(vec![1; 1000]));
 }
 
@@ -167,7 +171,7 @@ fn assert_bad(bytes: &[u8], says: &str) {
     let file = tempfile::NamedTempFile::new().expect("temporary file");
     fs_err::write(file.path(), bytes).expect("writes");
     let uri = file.path().to_str().expect("utf-8");
-    let error = Archive::open(uri, 1, 1000).expect_err("refused");
+    let error = Archive::open(uri, 1, &limits()).expect_err("refused");
     assert_eq!(error.exit(), Exit::BadData, "{error}");
     assert!(error.to_string().contains(says) && error.to_string().contains(uri), "{error}");
     assert!(error.hint_text().is_some(), "{error}");
@@ -227,13 +231,13 @@ fn the_limits_are_named() {
     header.as_mut_bytes()[..1].copy_from_slice(b"a");
     header.set_size(0);
     header.set_cksum();
-    let mut many = header.as_bytes().repeat(MAX_ENTRIES + 1);
+    let mut many = header.as_bytes().repeat(limits().max_archive_entries + 1);
     many.extend([0; 1024]);
     assert_bad(&many, "more than 200000 entries");
 }
 
 #[test]
 fn a_missing_archive_is_an_error() {
-    let error = Archive::open("/no/such.tar.gz", 1, 1).expect_err("missing");
+    let error = Archive::open("/no/such.tar.gz", 1, &limits()).expect_err("missing");
     assert_eq!(error.exit(), Exit::BadData);
 }

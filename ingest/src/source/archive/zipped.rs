@@ -8,26 +8,27 @@ use sha2::{Digest, Sha256};
 use zip::ZipArchive;
 use zip::result::ZipError;
 
-use super::{Hashed, MAX_ENTRIES, Member, Spool, corrupt, keep_the_last, safe_path, too_many};
+use super::{Hashed, Member, Spool, corrupt, keep_the_last, safe_path, too_many};
 use crate::job::exit::{Error, Result, at_path};
+use crate::limits::Limits;
 use crate::source::is_midi_name;
 
 /// Bits of a Unix mode that say what kind of file it is, and their value for a link.
 const KIND: u32 = 0o170_000;
 const LINK: u32 = 0o120_000;
 
-/// Unpacks the members that are MIDI files of at most `max_file_bytes`, and tells where they are, and the archive's
+/// Unpacks the members that are MIDI files of at most `max_file_bytes` each, and tells where they are, and the archive's
 /// SHA-256. A member that is encrypted, packed in an unknown way or damaged is there without its bytes.
-pub(super) fn unpack(uri: &str, path: &Path, max_file_bytes: u64) -> Result<(File, String, Vec<Member>)> {
+pub(super) fn unpack(uri: &str, path: &Path, limits: &Limits) -> Result<(File, String, Vec<Member>)> {
     let file = File::open(path).map_err(at_path("open", path))?;
     let size = file.metadata().map_err(at_path("read", path))?.len();
     let mut hashed = Hashed { inner: file, hash: Sha256::new() };
     std::io::copy(&mut hashed, &mut std::io::sink()).map_err(at_path("read", path))?;
     let mut zip = ZipArchive::new(hashed.inner).map_err(|e| failed(uri, path, e))?;
-    if zip.len() > MAX_ENTRIES {
-        return Err(too_many(uri));
+    if zip.len() > limits.max_archive_entries {
+        return Err(too_many(uri, limits.max_archive_entries));
     }
-    let mut spool = Spool::new(uri, size)?;
+    let mut spool = Spool::new(uri, size, limits)?;
     let mut members = Vec::new();
     for number in 0..zip.len() {
         // Without decoding, so that names and sizes of unreadable members are known too.
@@ -39,7 +40,7 @@ pub(super) fn unpack(uri: &str, path: &Path, max_file_bytes: u64) -> Result<(Fil
         let Some(name) = name.filter(|_| !link && !folder) else { continue };
         let offset = spool.written;
         let mut member = Member { path: name, offset, bytes, trouble: None };
-        if bytes <= max_file_bytes {
+        if bytes <= limits.max_file_bytes {
             match zip.by_index(number) {
                 Ok(mut entry) => {
                     let mut content = Vec::new();

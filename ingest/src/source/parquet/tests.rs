@@ -25,8 +25,12 @@ fn write(folder: &tempfile::TempDir, name: &str, bytes: &[u8]) -> String {
     path.to_str().expect("utf-8").to_owned()
 }
 
+fn limits() -> Limits {
+    Limits { max_file_bytes: 1000, ..Limits::default() }
+}
+
 fn open(uri: &str, columns: &Columns) -> Result<Parquet> {
-    Parquet::open(uri, columns, 1000, &Access::default())
+    Parquet::open(uri, columns, &limits(), &Access::default())
 }
 
 fn files(source: &Parquet) -> Result<Vec<RawFile>> {
@@ -71,7 +75,7 @@ fn every_layout_is_a_source_of_its_row_groups() {
         assert_eq!(contents[1], Content::Bytes(vec![1; 1000]));
         assert!(matches!(&contents[2], Content::Unreadable { reason } if reason.contains("no bytes")));
         assert_eq!(contents[3], Content::Bytes(Vec::new()));
-        assert_eq!(contents[4], Content::TooLarge { bytes: 1001 });
+        assert_eq!(contents[4], Content::TooLarge { bytes: 1001, limit: MAX_FILE_BYTES });
         assert_eq!(contents[5], Content::Bytes(vec![2]));
     }
 }
@@ -100,7 +104,7 @@ fn of_a_data_set_on_the_hub_only_the_columns_that_count_are_read() {
     let access = Access { hub: fake.url(), token: Some(crate::store::Secret::new("secret")) };
     let of = |path: &str| {
         let uri = format!("hf://datasets/{}@main/{path}", hub::NAME);
-        Parquet::open(&uri, &columns(), 1000, &access).expect("opens")
+        Parquet::open(&uri, &columns(), &limits(), &access).expect("opens")
     };
     let source = of("v/*.parquet");
     assert_eq!(source.units().len(), 9);
@@ -205,6 +209,23 @@ fn a_damaged_file_is_an_error_or_reads_whole_and_never_a_panic() {
     for cut in (0..bytes.len()).step_by(101) {
         assert_eq!(attempt(&bytes[..cut]).expect_err("cut").exit(), Exit::BadData);
     }
+}
+
+#[test]
+fn large_rows_and_row_groups_are_rows_with_the_limit_that_they_break() {
+    let folder = tempfile::tempdir().expect("folder");
+    let noise: Vec<u8> = (0..900u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let bytes = table("own", &[&[("a", Some(noise)), ("b", Some(vec![1; 20]))]], Compression::SNAPPY);
+    let uri = write(&folder, "x.parquet", &bytes);
+    let read = |limits: Limits| {
+        let source = Parquet::open(&uri, &columns(), &limits, &Access::default()).expect("opens");
+        files(&source).expect("reads").into_iter().map(|file| file.content).collect::<Vec<_>>()
+    };
+    let rows = read(Limits { max_row_bytes: 899, ..limits() });
+    assert_eq!(rows, [Content::TooLarge { bytes: 900, limit: "max-row-bytes" }, Content::Bytes(vec![1; 20])]);
+    let rows = read(Limits { max_row_group_bytes: 900, ..limits() });
+    assert_eq!(rows.len(), 2);
+    assert!(rows.iter().all(|row| matches!(row, Content::TooLarge { limit: "max-row-group-bytes", .. })), "{rows:?}");
 }
 
 #[test]
