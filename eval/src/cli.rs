@@ -166,7 +166,6 @@ fn infill(args: &InfillArgs, progress: &Progress) -> Result<String> {
             .hint("give the one that the model was trained with: `--tokenizer FILE`")
     })?;
     let tokenizer = Tokenizer::load(&found)?;
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     let backend: Arc<dyn WkvBackend> = Arc::new(CpuWkv::new());
     let (model, commit) = open_model(&args.checkpoint, backend, &mut |text| progress.note(text))?;
     commit.expect_vocabulary(tokenizer.fingerprint())?;

@@ -147,10 +147,11 @@ impl<'a> Eval<'a> {
         progress: &Progress,
         shutdown: &Shutdown,
     ) -> Result<()> {
-        let threads =
-            self.config.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
+        if let Some(threads) = self.config.threads {
+            tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+        }
         let mut warn = |text: &str| progress.note(text);
-        let (answerer, hash) = open(model, self.experiment, &self.manifest.vocabulary, threads, &mut warn)?;
+        let (answerer, hash) = open(model, self.experiment, &self.manifest.vocabulary, &mut warn)?;
         let at = format!("eval/generations/{}.parquet", model.name());
         if let Some(bytes) = self.store.get(&at)? {
             let rows: Vec<GenerationRow> = read(bytes, &at)?;

@@ -30,12 +30,11 @@ pub fn open(
     model: &EvalModel,
     experiment: &Experiment,
     vocabulary: &VocabularyRecord,
-    threads: usize,
     warn: &mut dyn FnMut(&str),
 ) -> Result<(Answerer, String)> {
-    let backend = || -> Result<Arc<dyn WkvBackend>> { Ok(Arc::new(CpuWkv::new())) };
+    let backend = || -> Arc<dyn WkvBackend> { Arc::new(CpuWkv::new()) };
     let mut trained = |uri: &str| {
-        let (network, commit) = open_model(uri, backend()?, warn)?;
+        let (network, commit) = open_model(uri, backend(), warn)?;
         commit.expect_vocabulary(&vocabulary.fingerprint)?;
         Ok((Answerer::Network(Box::new(network)), commit.hash()))
     };
@@ -50,7 +49,7 @@ pub fn open(
             }
             let config: TrainConfig = experiment.section(&format!("train.{train}"))?;
             let shape = Shape::new(config.model.layers, config.model.width, vocabulary.size)?;
-            let network = Rwkv7::new(init::init(shape, experiment.seed), backend()?)?;
+            let network = Rwkv7::new(init::init(shape, experiment.seed), backend())?;
             Ok((Answerer::Network(Box::new(network)), format!("untrained-seed-{}", experiment.seed)))
         }
     }

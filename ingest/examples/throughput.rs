@@ -25,7 +25,7 @@ fn take(mode: &str, path: &str, tokenizer: &Tokenizer) -> Option<usize> {
         _ => {
             let mut draws = Keyed::new(1, path, 0);
             let drawn = sample::draw(&score, tokenizer, &SampleConfig::default(), &mut draws).ok()?;
-            Some(drawn.infilling.len())
+            Some(drawn.input_ids.len())
         }
     }
 }
