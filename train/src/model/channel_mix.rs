@@ -1,12 +1,16 @@
 //! Channel mixing: a squared-ReLU feed-forward layer over a token and the one before it.
 
+use std::sync::Arc;
+
 use midi_ingest::job::exit::Result;
 use tch::Tensor;
 
 use super::linear::{Adapters, Linear};
 use super::parameters::Parameters;
 use super::resets::Resets;
-use super::time_mix::shifted;
+use super::time_mix::mixed_rows;
+use crate::cuda::fused;
+use crate::wkv::WkvBackend;
 
 /// One layer's channel mixing: relu((x + (Δ(x) − x)∘x_k)·key)²·value, 4·D wide inside.
 #[derive(Debug)]
@@ -25,10 +29,19 @@ impl ChannelMix {
 
     /// `x` [B, T, D] after ln2, `before` the row before its first [B, D] (none: zeros), `resets` where the row
     /// before counts as zeros. Returns the output and the last row of `x`.
-    pub(super) fn forward(&self, x: &Tensor, before: Option<&Tensor>, resets: Option<&Resets>) -> (Tensor, Tensor) {
-        let mixed = x.addcmul(&(shifted(x, before, resets) - x), &self.mix);
-        let inside = self.key.forward(&mixed).relu();
-        let out = self.value.forward(&inside.square());
-        (out, x.select(1, -1))
+    pub(super) fn forward(
+        &self,
+        backend: &Arc<dyn WkvBackend>,
+        x: &Tensor,
+        before: Option<&Tensor>,
+        resets: Option<&Resets>,
+    ) -> Result<(Tensor, Tensor)> {
+        let [mixed] = mixed_rows(backend, x, before, resets, [&self.mix])?;
+        let inside = self.key.forward(&mixed);
+        let squared = match backend.launcher() {
+            Some(launcher) => fused::squared_relu(launcher, &inside)?,
+            None => inside.relu().square(),
+        };
+        Ok((self.value.forward(&squared), x.select(1, -1)))
     }
 }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use midi_ingest::job::exit::Result;
+use midi_ingest::job::exit::{Error, Result};
 use tch::{Kind, Tensor};
 
 use super::linear::{Adapters, Linear};
 use super::parameters::Parameters;
 use super::resets::Resets;
 use super::shape::HEAD;
+use crate::cuda::fused::{self, Gated};
 use crate::wkv::{Inputs, WkvBackend, wkv};
 
 /// Epsilon of the group norm: 1e-5 times the square of the head size divisor, 8.
@@ -115,8 +116,7 @@ impl TimeMix {
         stages: Option<Stages<'_>>,
     ) -> Result<Mixed> {
         let (batch, time, width) = x.size3().map_err(crate::fault::torch)?;
-        let delta = shifted(x, before, resets) - x;
-        let [x_r, x_w, x_k, x_v, x_a, x_g] = self.mixes.each_ref().map(|mix| x.addcmul(&delta, mix));
+        let [x_r, x_w, x_k, x_v, x_a, x_g] = mixed_rows(backend, x, before, resets, self.mixes.each_ref())?;
 
         let r = self.receptance.forward(&x_r);
         // ŵ = −softplus(−ω) − ½, and −softplus(−ω) is the logarithm of the sigmoid of ω.
@@ -151,15 +151,25 @@ impl TimeMix {
         let inputs = Inputs { r: &r_h, w: &w_h, k: &k_h, v: &v_h, a: &away, b: &back, s0 };
         let (y, state) = wkv(backend, inputs, differentiable)?;
 
-        let y = y.view([batch * time, width]);
-        let normed = y
-            .group_norm(self.heads, Some(&self.norm_weight), Some(&self.norm_bias), GROUP_NORM_EPSILON, false)
-            .view([batch, time, self.heads, HEAD as i64]);
-        let strength = (&r_h * &k_h * &self.r_k).sum_dim_intlist([-1i64].as_slice(), true, None::<Kind>);
-        let mixed = normed.addcmul(&strength, &v_h).view([batch, time, width]);
-        let out = self.output.forward(&(mixed * &g));
+        let y = y.view([batch, time, width]);
+        let (gated, normed, strength) = match backend.launcher() {
+            Some(launcher) if stages.is_none() => {
+                let (weight, bias, r_k) = (&self.norm_weight, &self.norm_bias, &self.r_k);
+                let inputs = Gated { y: &y, r: &r, k: &k, v: &v, g: &g, weight, bias, r_k };
+                (fused::norm_bonus_gate(launcher, inputs, GROUP_NORM_EPSILON)?, None, None)
+            }
+            _ => {
+                let (weight, bias) = (Some(&self.norm_weight), Some(&self.norm_bias));
+                let rows = y.view([batch * time, width]);
+                let normed = heads(&rows.group_norm(self.heads, weight, bias, GROUP_NORM_EPSILON, false));
+                let strength = (&r_h * &k_h * &self.r_k).sum_dim_intlist([-1i64].as_slice(), true, None::<Kind>);
+                let mixed = normed.addcmul(&strength, &v_h).view([batch, time, width]);
+                (mixed * &g, Some(normed), Some(strength))
+            }
+        };
+        let out = self.output.forward(&gated);
 
-        if let Some(stages) = stages {
+        if let (Some(stages), Some(normed), Some(strength)) = (stages, normed, strength) {
             let bonus = (&strength * &v_h).view([batch, time, width]);
             let flat = |x: &Tensor| x.reshape([batch, time, width]);
             let all = [
@@ -184,9 +194,25 @@ impl TimeMix {
     }
 }
 
+/// x + (Δ(x) − x)∘mix for each mix, with Δ as in [`shifted`].
+pub(super) fn mixed_rows<const N: usize>(
+    backend: &Arc<dyn WkvBackend>,
+    x: &Tensor,
+    before: Option<&Tensor>,
+    resets: Option<&Resets>,
+    mixes: [&Tensor; N],
+) -> Result<[Tensor; N]> {
+    let Some(launcher) = backend.launcher().filter(|_| before.is_none()) else {
+        let delta = shifted(x, before, resets) - x;
+        return Ok(mixes.map(|mix| x.addcmul(&delta, mix)));
+    };
+    let rows = fused::mixes(launcher, x, resets.map(Resets::mask), &mixes)?;
+    rows.try_into().map_err(|_| Error::bug("another number of rows than of mixes"))
+}
+
 /// The rows of x [B, T, D] moved one step later; the first is `before` [B, D], or zeros, and those at
 /// `resets` are zeros.
-pub(super) fn shifted(x: &Tensor, before: Option<&Tensor>, resets: Option<&Resets>) -> Tensor {
+fn shifted(x: &Tensor, before: Option<&Tensor>, resets: Option<&Resets>) -> Tensor {
     let size = x.size();
     let (batch, time) = (size[0], size[1]);
     let first = match before {

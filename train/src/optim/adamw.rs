@@ -1,12 +1,15 @@
 //! AdamW: Adam with bias correction and decoupled weight decay, on parameter groups.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use midi_ingest::job::exit::{Error, Result};
-use tch::{Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::groups::{Group, group};
 use crate::config::OptimizerConfig;
+use crate::cuda::Launcher;
+use crate::cuda::fused::{self, AdamTerms};
 use crate::dist::{Group as Ranks, shard};
 use crate::model::Parameters;
 
@@ -18,6 +21,8 @@ pub struct AdamW {
     slots: Vec<Slot>,
     /// Whether the slots are this rank's part only.
     sharded: bool,
+    /// What starts the kernel that updates a parameter, where there is one.
+    launcher: Option<Arc<dyn Launcher>>,
 }
 
 /// One parameter's part.
@@ -46,7 +51,13 @@ impl AdamW {
             first: tensor.detach().zeros_like(),
             second: tensor.detach().zeros_like(),
         };
-        AdamW { config, updates: 0, slots: parameters.iter().map(slot).collect(), sharded: false }
+        AdamW { config, updates: 0, slots: parameters.iter().map(slot).collect(), sharded: false, launcher: None }
+    }
+
+    /// The same optimiser, which updates each parameter by one kernel.
+    #[must_use]
+    pub fn with_kernels(self, launcher: Arc<dyn Launcher>) -> Self {
+        AdamW { launcher: Some(launcher), ..self }
     }
 
     /// This optimiser's part on a rank: the moments of its [`shard`] of all elements, in the order of `parameters`.
@@ -82,7 +93,9 @@ impl AdamW {
         for second in [false, true] {
             let moment = |slot: &Slot| if second { slot.second.shallow_clone() } else { slot.first.shallow_clone() };
             let parts: Vec<Tensor> = self.slots.iter().map(moment).collect();
-            let part = if parts.is_empty() { Tensor::zeros([0], tch::kind::FLOAT_CPU) } else { Tensor::cat(&parts, 0) };
+            let device = whole.slots.first().map_or(Device::Cpu, |slot| slot.first.device());
+            let part =
+                if parts.is_empty() { Tensor::zeros([0], (Kind::Float, device)) } else { Tensor::cat(&parts, 0) };
             let flat = ranks.all_gather("all-gather of moments", &part, elements)?;
             let mut at = 0;
             for slot in &whole.slots {
@@ -170,6 +183,15 @@ impl AdamW {
                     }
                     None => grad,
                 };
+                if let Some(launcher) = &self.launcher {
+                    let rate = lr * slot.group.rate;
+                    let keep = if slot.group.decays { 1.0 - rate * weight_decay } else { 1.0 };
+                    let (rate, correction) = (rate / correction1, correction2);
+                    let terms = AdamTerms { beta1, beta2, epsilon, factor, keep, rate, correction };
+                    let moments = [&slot.first, &slot.second];
+                    fused::adamw(launcher, &parameter, &grad.contiguous(), moments, terms)?;
+                    continue;
+                }
                 let grad = if factor == 1.0 { grad } else { grad * factor };
                 let _ = slot.first.lerp_(&grad, 1.0 - beta1);
                 let _ = slot.second.lerp_(&grad.square(), 1.0 - beta2);
@@ -187,8 +209,6 @@ impl AdamW {
 
 #[cfg(test)]
 mod tests {
-    use tch::Kind;
-
     use super::*;
 
     fn parameters() -> Parameters {

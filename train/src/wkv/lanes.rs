@@ -14,16 +14,18 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    /// `tensor` itself if it is contiguous, else a copy.
+    /// `tensor` itself if it is contiguous and f32, else a copy.
     ///
     /// # Errors
-    /// It is not f32 on the CPU.
+    /// It is neither f32 nor bf16, or not on the CPU.
     pub(super) fn of(tensor: &Tensor) -> Result<Self> {
         let (kind, device) = (tensor.kind(), tensor.device());
-        if kind != Kind::Float || device != Device::Cpu {
-            return Err(Error::bug(format!("the cpu WKV backend takes f32 on the CPU, not {kind:?} on {device:?}")));
+        if !matches!(kind, Kind::Float | Kind::BFloat16) || device != Device::Cpu {
+            let text = format!("the cpu WKV backend takes f32 or bf16 on the CPU, not {kind:?} on {device:?}");
+            return Err(Error::bug(text));
         }
-        let tensor = tensor.f_detach().and_then(|t| t.f_contiguous()).map_err(fault::torch)?;
+        let tensor = tensor.f_detach().and_then(|t| t.f_to_kind(Kind::Float)).and_then(|t| t.f_contiguous());
+        let tensor = tensor.map_err(fault::torch)?;
         let count = tensor.numel();
         Ok(Lanes { tensor, count })
     }
