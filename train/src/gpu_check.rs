@@ -313,6 +313,18 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::print_stdout, reason = "says what was not tested")]
+    fn a_machine_without_a_gpu_is_told_so() {
+        if cuda::choose(DeviceChoice::Cuda, 0).is_ok() {
+            println!("skipped: this machine has a GPU; run `make gpu-check`");
+            return;
+        }
+        let error = run(false, Cache::default(), &mut |_| {}).expect_err("no GPU");
+        assert_eq!(error.exit(), Exit::Mismatch);
+        assert!(error.hint_text().is_some(), "{error}");
+    }
+
+    #[test]
     fn losses_that_are_not_numbers_are_apart() {
         assert_eq!(apart(&[2.0, 4.0], &[2.0, 5.0]), 0.25);
         assert!(apart(&[2.0, f64::NAN], &[2.0, 5.0]).is_nan() && apart(&[f64::NAN, 2.0], &[2.0, 2.0]).is_nan());

@@ -163,6 +163,9 @@ fn run_rank(
         provenance::write(&store, &folder, experiment, &plan, &env)?;
     }
     progress.note(&plan.to_string());
+    if let Some(gpu) = gpu {
+        progress.note(&format!("on {}", gpu.title()));
+    }
 
     let tuning = Tuning::open(experiment, &config, plan.shape, &plan.vocabulary, &mut |text| progress.note(text))?;
     let record = tuning.as_ref().map(|tuning| tuning.record().clone());

@@ -51,8 +51,7 @@ pub fn cuda_suites() -> Vec<Suite> {
         suites.push(Suite { form, terms: Terms { kind, head, seed: 0, decays, forgets }, tolerance });
     };
     add(Form::Steps, float, HEAD, Decays::Usual, false, 4e-6);
-    // Where decays are strong, that of their gradient is the small difference of larger terms.
-    add(Form::Steps, float, HEAD, Decays::Any, true, 2e-5);
+    add(Form::Steps, float, HEAD, Decays::Any, true, 4e-6);
     for head in [32, 128] {
         add(Form::Steps, float, head, Decays::Usual, false, 4e-6);
     }
