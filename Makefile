@@ -2,7 +2,7 @@
 # outside this folder (and cargo's own cache).
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-stores deny clean
+.PHONY: help setup build demo test test-stores gpu-check gpu-bench deny clean
 
 CARGO ?= cargo
 PYTHON ?= python3
@@ -13,6 +13,8 @@ help:
 	@echo 'make demo    set up, build, and run the whole pipeline on built-in music: MIDI in, result tables out'
 	@echo 'make test    set up, then check format, lints and documentation, and run every test'
 	@echo 'make test-stores   test real object stores on this machine (moto, SeaweedFS, Azurite; installed into target/stores)'
+	@echo 'make gpu-check   compare this machine'"'"'s GPU with its processor (LIBTORCH: a libtorch 2.11.0 for CUDA 13.0)'
+	@echo 'make gpu-bench   the same, and the times of the WKV operator and of a training step'
 	@echo 'make build   set up and build the four programs into $(PROGRAMS)/'
 	@echo 'make setup   put libtorch into third_party/libtorch (544 MB to download, once)'
 	@echo 'make clean   remove what was built; libtorch and the runs stay'
@@ -41,6 +43,13 @@ test: setup
 
 test-stores:
 	$(PYTHON) ingest/test-stores.py target/stores
+
+# On a machine with a GPU; elsewhere they say what is missing and end with 78.
+gpu-check: setup
+	$(CARGO) run --release -p midi-train --bin midi-train -- gpu-check
+
+gpu-bench: setup
+	$(CARGO) run --release -p midi-train --bin midi-train -- gpu-check --bench
 
 # What the dependencies may be. It is checked where cargo-deny is installed, and without the network: the advisories
 # only where a copy of them was fetched before.

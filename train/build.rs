@@ -52,6 +52,7 @@ fn build(lib: &Path) {
         .include(headers(lib))
         .include(headers(lib).join("torch/csrc/api/include"))
         .file(format!("{SHIM}/autograd.cpp"))
+        .file(format!("{SHIM}/cuda.cpp"))
         .file(format!("{SHIM}/dist.cpp"))
         .file(format!("{SHIM}/parallel.cpp"))
         .compile("midi_train_shim");

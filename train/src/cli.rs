@@ -11,13 +11,15 @@ use midi_ingest::job::exit::{Error, Result};
 use midi_ingest::job::{Experiment, Progress, Shutdown};
 use midi_train::checkpoint::{open_model, open_parameters, write_merged};
 use midi_train::config::{Mode, TrainConfig};
+use midi_train::cuda::{self, Cache, Gpu};
 use midi_train::dist::{Group, Limits, RankEnv, rendezvous};
 use midi_train::format;
+use midi_train::gpu_check;
 use midi_train::model::Parameters;
 use midi_train::trainer;
 use midi_train::tuning::{TuningRecord, merged};
 use midi_train::wkv::{Reference, WkvBackend};
-use tch::Kind;
+use tch::{Device, Kind};
 
 /// Trains RWKV-7 on the shards that midi-ingest made.
 #[derive(Debug, Parser)]
@@ -69,6 +71,12 @@ enum Command {
         /// Blocks of the network whose .state is read
         #[arg(long, value_name = "L")]
         layers: Option<usize>,
+    },
+    /// Compare this machine's GPU with the processor: kernels, training, NCCL; no data is needed
+    GpuCheck {
+        /// Also measure the operator and a training step
+        #[arg(long)]
+        bench: bool,
     },
     /// Print what a checkpoint or a file of weights holds
     Inspect {
@@ -129,6 +137,11 @@ pub(crate) fn run(cli: &Cli) -> Result<String> {
         }
         Command::Merge { checkpoint, output } => merge(checkpoint, output),
         Command::Convert { input, output, dtype, layers } => convert(input, output, *dtype, *layers),
+        Command::GpuCheck { bench } => {
+            let progress = Progress::stderr("train");
+            let report = gpu_check::run(*bench, Cache::new(kernel_folder()), &mut |text| progress.note(text))?;
+            Ok(report.verdict()?.to_string())
+        }
         Command::Inspect { checkpoint } => inspect(checkpoint),
     }
 }
@@ -141,13 +154,24 @@ fn train(env: &RankEnv, experiment: &Experiment, model: Option<&str>) -> Result<
     let seconds = |seconds: u64| Duration::from_secs(seconds.max(1));
     let limits =
         Limits { first: seconds(config.dist.first_timeout_seconds), later: seconds(config.dist.timeout_seconds) };
-    let mut group = Group::new(rendezvous::join(env, limits.first)?, limits);
+    let gpu = match cuda::choose(config.device, env.local_rank)? {
+        Device::Cpu => None,
+        gpu => Some(Gpu::open(gpu, Cache::new(kernel_folder()))?),
+    };
+    let mut group = Group::new(rendezvous::join_on(env, gpu.clone(), limits.first)?, limits);
     let progress = if group.is_first() { Progress::stderr("train") } else { Progress::silent() };
-    let finished = trainer::run_in(&mut group, env, experiment, &model, &progress, &shutdown)?;
+    let finished = trainer::run_in(&mut group, env, gpu.as_ref(), experiment, &model, &progress, &shutdown)?;
     if !group.is_first() {
         return Ok(String::new());
     }
     Ok(format!("{}\n{}", finished.summary, finished.summary.places()))
+}
+
+/// Where compiled kernels stay from one start to the next: in the user's folder for such things, if there is one.
+fn kernel_folder() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let caches = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))?;
+    Some(caches.join("midi-rwkv/kernels"))
 }
 
 /// Puts the error where torchrun looks for what went wrong first.

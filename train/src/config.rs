@@ -62,9 +62,39 @@ pub struct TrainConfig {
     /// `0.0.0.0:9464`; nowhere if left out.
     #[serde(default, deserialize_with = "address")]
     pub metrics_address: Option<SocketAddr>,
+    /// Where the model is trained.
+    #[serde(default)]
+    pub device: DeviceChoice,
+    /// The numbers in which it is computed; weights, their sums of gradients and moments are f32 in any case.
+    #[serde(default)]
+    pub precision: Precision,
     /// Several processes.
     #[serde(default)]
     pub dist: DistConfig,
+}
+
+/// `precision` of `[train.<model>]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// f32 throughout.
+    #[default]
+    F32,
+    /// bf16 copies of the weights, made anew in each pass, and bf16 activations; loss and WKV states are f32.
+    Bf16,
+}
+
+/// `device` of `[train.<model>]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceChoice {
+    /// On a GPU if one can be used, else on the processor.
+    #[default]
+    Auto,
+    /// On the processor.
+    Cpu,
+    /// On a GPU; it is an error if none can be used.
+    Cuda,
 }
 
 /// `[train.<model>.dist]`: training in several processes.

@@ -10,12 +10,16 @@ pub mod checkpoint;
 pub mod config;
 #[cfg(feature = "torch")]
 mod cpu;
+#[cfg(feature = "torch")]
+pub mod cuda;
 pub mod data;
 pub mod dist;
 #[cfg(feature = "torch")]
 mod fault;
 #[cfg(feature = "torch")]
 pub mod format;
+#[cfg(feature = "torch")]
+pub mod gpu_check;
 #[cfg(feature = "torch")]
 pub mod loss;
 #[cfg(feature = "torch")]

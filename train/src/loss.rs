@@ -13,8 +13,9 @@ use tch::{Device, Kind, Tensor, no_grad};
 use crate::autograd::{self, Operator, Outputs};
 use crate::fault;
 
-/// Logits that are in memory at a time, as a number of f32 values.
-const LOGITS_AT_A_TIME: i64 = 1 << 21;
+/// Logits that are in memory at a time, as a number of f32 values: as many as a processor's caches are good for, and
+/// on a GPU so many that it is busy with them.
+const LOGITS_AT_A_TIME: (i64, i64) = (1 << 21, 1 << 28);
 
 /// How the terms of the loss are weighed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,8 +70,9 @@ pub fn cross_entropy(hidden: &Tensor, head: &Tensor, labels: &Tensor) -> Result<
     no_grad(|| {
         let (hidden, labels) = flatten(hidden, labels)?;
         let mut sum = 0.0;
-        for (first, rows) in chunks(labels.numel() as i64, head.size()[0]) {
-            let logits = hidden.narrow(0, first, rows).linear(head, None::<&Tensor>);
+        let head = head.to_kind(hidden.kind());
+        for (first, rows) in chunks(&labels, head.size()[0]) {
+            let logits = widened(hidden.narrow(0, first, rows).linear(&head, None::<&Tensor>));
             sum += Terms::of(&logits, &labels.narrow(0, first, rows))?.cross_entropy();
         }
         Ok((sum, count_targets(&labels)))
@@ -103,9 +105,16 @@ fn count_targets(labels: &Tensor) -> u64 {
     labels.ge(0).sum(Kind::Int64).int64_value(&[]) as u64
 }
 
+/// Logits as the loss takes them: at least f32.
+fn widened(logits: Tensor) -> Tensor {
+    if logits.kind() == Kind::BFloat16 { logits.to_kind(Kind::Float) } else { logits }
+}
+
 /// (first row, number of rows) of the pieces that positions are taken in.
-fn chunks(positions: i64, vocabulary: i64) -> impl Iterator<Item = (i64, i64)> {
-    let rows = (LOGITS_AT_A_TIME / vocabulary.max(1)).max(16);
+fn chunks(labels: &Tensor, vocabulary: i64) -> impl Iterator<Item = (i64, i64)> {
+    let positions = labels.numel() as i64;
+    let most = if labels.device() == Device::Cpu { LOGITS_AT_A_TIME.0 } else { LOGITS_AT_A_TIME.1 };
+    let rows = (most / vocabulary.max(1)).max(16);
     (0..positions).step_by(rows as usize).map(move |first| (first, rows.min(positions - first)))
 }
 
@@ -203,25 +212,31 @@ impl Operator for HeadLoss {
         let weights = Weights::of(self.rule, labels);
         let (mut cross_entropy, mut squares) = (0.0, 0.0);
         let mut d_hidden = Vec::new();
+        // The head may be f32 where all else is bf16; then it is rounded for the products, and its gradient is not.
         let mut d_head = head.zeros_like();
-        for (first, rows) in chunks(labels.numel() as i64, head.size()[0]) {
+        let head = head.to_kind(hidden.kind());
+        for (first, rows) in chunks(labels, head.size()[0]) {
             let (x, labels) = (hidden.narrow(0, first, rows), labels.narrow(0, first, rows));
-            let logits = x.linear(&head, None::<&Tensor>);
+            let logits = widened(x.linear(&head, None::<&Tensor>));
             let terms = Terms::of(&logits, &labels)?;
             cross_entropy += terms.cross_entropy();
             if let Rule::Corrected { .. } = self.rule {
                 squares += terms.squares();
             }
-            let d_logits = terms.gradient(&logits, weights);
+            let d_logits = terms.gradient(&logits, weights).to_kind(hidden.kind());
             if wants_hidden {
                 d_hidden.push(d_logits.matmul(&head));
             }
             if wants_head {
-                let _ = d_head.addmm_(&d_logits.tr(), &x);
+                if d_head.kind() == hidden.kind() {
+                    let _ = d_head.addmm_(&d_logits.tr(), &x);
+                } else {
+                    d_head += d_logits.tr().matmul(&x);
+                }
             }
         }
         let objective = cross_entropy * weights.cross_entropy + 0.5 * squares * weights.penalty;
-        let objective = Tensor::from(objective).to_kind(hidden.kind());
+        let objective = Tensor::from(objective).to_kind(d_head.kind());
         let sums = Tensor::from_slice(&[cross_entropy, count_targets(labels) as f64]).to_device(Device::Cpu);
         let d_hidden = if wants_hidden { Tensor::cat(&d_hidden, 0) } else { Tensor::new() };
         let d_head = if wants_head { d_head } else { Tensor::new() };

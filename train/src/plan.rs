@@ -8,7 +8,7 @@ use midi_ingest::job::exit::{Error, Result};
 use midi_ingest::shard::{Manifest, Split};
 use serde::Serialize;
 
-use crate::config::{LoraConfig, Mode, TrainConfig};
+use crate::config::{LoraConfig, Mode, Precision, TrainConfig};
 use crate::data::Order;
 use crate::model::Shape;
 
@@ -141,9 +141,18 @@ fn key_with_stop(config: &TrainConfig, key: String) -> String {
     }
 }
 
+/// Other numbers give another result.
+fn key_with_precision(config: &TrainConfig, key: String) -> String {
+    let key = key_with_stop(config, key);
+    match config.precision {
+        Precision::F32 => key,
+        other => key_of(&(key, other)),
+    }
+}
+
 /// A tuned model is another one for each base and each way to tune it.
 fn key_with_tuning(config: &TrainConfig, key: String) -> String {
-    let key = key_with_stop(config, key);
+    let key = key_with_precision(config, key);
     match config.mode {
         Mode::Pretrain => key,
         Mode::State => key_of(&(key, config.mode, &config.base)),
@@ -302,10 +311,17 @@ mod tests {
             "train.m.optimizer.shard=true",
             "train.m.dist.nproc=2",
             "train.m.skip-nonfinite=1",
+            "train.m.device=\"cpu\"",
         ] {
             assert_eq!(key(&[same]), base, "{same}");
         }
-        for other in ["seed=1", "train.m.steps=11", "train.m.schedule.lr=0.5", "train.m.optimizer.beta2=0.5"] {
+        for other in [
+            "seed=1",
+            "train.m.steps=11",
+            "train.m.schedule.lr=0.5",
+            "train.m.optimizer.beta2=0.5",
+            "train.m.precision=\"bf16\"",
+        ] {
             assert_ne!(key(&[other]), base, "{other}");
         }
     }

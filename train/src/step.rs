@@ -109,10 +109,13 @@ pub fn evaluate(model: &Rwkv7, batch: &Batch) -> Result<(f64, u64)> {
 /// The input of the head for a batch, [B, T, D], and its labels, [B, T].
 fn hidden(model: &Rwkv7, batch: &Batch) -> Result<(Tensor, Tensor)> {
     let size = [batch.rows as i64, batch.columns as i64];
-    let (ids, labels) = (Tensor::from_slice(&batch.ids).reshape(size), Tensor::from_slice(&batch.labels).reshape(size));
+    let placed = |values: &[i64]| Tensor::from_slice(values).reshape(size).to_device(model.device());
+    let (ids, labels) = (placed(&batch.ids), placed(&batch.labels));
     let hidden = match batch.resets.as_slice() {
         [] => model.hidden(&ids, None)?,
-        places => model.hidden_of_packed(&ids, &Resets::new(batch.rows, batch.columns, places)?)?,
+        places => {
+            model.hidden_of_packed(&ids, &Resets::new(batch.rows, batch.columns, places)?.to_device(model.device()))?
+        }
     };
     Ok((hidden, labels))
 }

@@ -7,9 +7,11 @@ use midi_ingest::job::provenance::{self, Env};
 use midi_ingest::job::{Experiment, Progress, Shutdown};
 use midi_ingest::shard::{Manifest, Split};
 use midi_ingest::store::Store;
+use tch::Device;
 
 use crate::checkpoint::{Checkpoints, Commit, Lease, Saver, Snapshot, Terms};
 use crate::config::{TrainConfig, Warmup};
+use crate::cuda::{Gpu, Launcher};
 use crate::data::{Batch, Dataset, Order, share, unigram_loss};
 use crate::dist::{Group, RankEnv};
 use crate::metrics::{Line, MetricLog, Summary, Window};
@@ -21,7 +23,7 @@ use crate::step::{StepReport, evaluate, step};
 use crate::stopping::{Best, Lowest};
 use crate::tuning::{Tuning, TuningRecord};
 use crate::watch::{self, endpoint::Endpoint, tensorboard::EventFile};
-use crate::wkv::{CpuWkv, WkvBackend};
+use crate::wkv::{CpuWkv, CudaWkv, Form, WkvBackend};
 
 /// Most samples in one pass over the validation split; they are spread evenly over it.
 const VALID_SAMPLES: u64 = 1024;
@@ -79,11 +81,11 @@ pub fn run_on(
     progress: &Progress,
     shutdown: &Shutdown,
 ) -> Result<Finished> {
-    run_rank(&mut Group::solo(), &RankEnv::alone(), store, experiment, name, progress, shutdown)
+    run_rank(&mut Group::solo(), &RankEnv::alone(), None, store, experiment, name, progress, shutdown)
 }
 
-/// Trains the model called `name` together with the other ranks of `group`. Every rank reads; the first one alone
-/// writes, and only its log and summary hold the training loss.
+/// Trains the model called `name` together with the other ranks of `group`, this one on `gpu` or on the processor.
+/// Every rank reads; the first one alone writes, and only its log and summary hold the training loss.
 ///
 /// # Errors
 /// A rank that was lost (10), data that is missing or bad (65), divergence (70), a store that fails (74), a request
@@ -92,19 +94,22 @@ pub fn run_on(
 pub fn run_in(
     group: &mut Group,
     env: &RankEnv,
+    gpu: Option<&Arc<Gpu>>,
     experiment: &Experiment,
     name: &str,
     progress: &Progress,
     shutdown: &Shutdown,
 ) -> Result<Finished> {
     Store::open(&experiment.out)
-        .and_then(|store| run_rank(group, env, &store, experiment, name, progress, shutdown))
+        .and_then(|store| run_rank(group, env, gpu, &store, experiment, name, progress, shutdown))
         .inspect_err(|error| group.leave(error))
 }
 
+#[expect(clippy::too_many_arguments, reason = "what a process is given, each by its own name")]
 fn run_rank(
     group: &mut Group,
     rank_env: &RankEnv,
+    gpu: Option<&Arc<Gpu>>,
     store: &Store,
     experiment: &Experiment,
     name: &str,
@@ -150,17 +155,24 @@ fn run_rank(
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = config.threads.unwrap_or((cores / rank_env.local_world.unwrap_or(1).max(1)).max(1));
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
-    let backend: Arc<dyn WkvBackend> = Arc::new(CpuWkv::new());
+    let backend: Arc<dyn WkvBackend> = match gpu {
+        Some(gpu) => Arc::new(CudaWkv::new(Arc::clone(gpu) as Arc<dyn Launcher>, Form::ByKind)),
+        None => Arc::new(CpuWkv::new()),
+    };
+    let device = gpu.map_or(Device::Cpu, |gpu| gpu.device());
     let env = Env::of("midi-train", env!("CARGO_PKG_VERSION"))
         .fact("threads", threads.to_string())
         .fact("wkv", backend.name())
-        .fact("device", "cpu")
+        .fact("device", gpu.map_or_else(|| "cpu".to_owned(), |gpu| gpu.title()))
         .fact("ranks", group.world().to_string())
         .fact("collective", group.name());
     if group.is_first() {
         provenance::write(&store, &folder, experiment, &plan, &env)?;
     }
     progress.note(&plan.to_string());
+    if let Some(gpu) = gpu {
+        progress.note(&format!("on {}", gpu.title()));
+    }
 
     let tuning = Tuning::open(experiment, &config, plan.shape, &plan.vocabulary, &mut |text| progress.note(text))?;
     let record = tuning.as_ref().map(|tuning| tuning.record().clone());
@@ -168,9 +180,10 @@ fn run_rank(
         tuning.fits(&loaded.commit)?;
     }
     let network = |saved: Option<Parameters>| match tuning {
-        Some(tuning) => tuning.network(saved, backend),
-        None => trainable(saved.unwrap_or_else(|| init(plan.shape, plan.seed)), backend),
+        Some(tuning) => tuning.network(saved, device, backend),
+        None => trainable(saved.unwrap_or_else(|| init(plan.shape, plan.seed)).to_device(device)?, backend),
     };
+    let network = |saved| network(saved).map(|network: Rwkv7| network.in_precision(config.precision));
     let tokens = loaded.as_ref().map_or(0, |loaded| loaded.commit.tokens);
     let valid_loss = loaded.as_ref().and_then(|loaded| loaded.commit.valid_loss);
     let (model, optimizer) = match loaded {
@@ -189,6 +202,10 @@ fn run_rank(
             let optimizer = AdamW::new(config.optimizer.clone(), model.trained());
             (model, optimizer)
         }
+    };
+    let optimizer = match gpu {
+        Some(gpu) => optimizer.with_kernels(Arc::clone(gpu) as Arc<dyn Launcher>),
+        None => optimizer,
     };
     let optimizer = if config.optimizer.shard { optimizer.into_shard(group) } else { optimizer };
     let train = Dataset::open(&data, &manifest, Split::Train)?;

@@ -93,11 +93,11 @@ impl Tuning {
         }
     }
 
-    /// The network, of which only what is tuned is trainable: from its first values, or from `saved`.
+    /// The network on `device`, of which only what is tuned is trainable: from its first values, or from `saved`.
     ///
     /// # Errors
     /// `saved` is not what this trains: exit code 78.
-    pub fn network(self, saved: Option<Parameters>, backend: Arc<dyn WkvBackend>) -> Result<Rwkv7> {
+    pub fn network(self, saved: Option<Parameters>, device: Device, backend: Arc<dyn WkvBackend>) -> Result<Rwkv7> {
         let shape = self.base.shape()?;
         let names = trained_names(shape, &self.config);
         let mut all = self.base;
@@ -117,7 +117,7 @@ impl Tuning {
             all.insert(name.clone(), tensor);
         }
         let terms = LoraTerms { scale: self.record.scale, dropout: self.config.lora.dropout, seed: self.seed };
-        let mut model = Rwkv7::tuned(all, backend, terms)?;
+        let mut model = Rwkv7::tuned(all.to_device(device)?, backend, terms)?;
         let names: std::collections::HashSet<String> = names.into_iter().map(|(name, _)| name).collect();
         model.train_only(|name| names.contains(name));
         Ok(model)

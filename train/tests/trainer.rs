@@ -40,10 +40,10 @@ fn file(out: &Path, name: &str) -> Vec<u8> {
 }
 
 /// Runs until the step after which the stop flag is seen: one step a run.
-fn one_step(out: &Path) -> Exit {
+fn one_step(out: &Path, sets: &[&str]) -> Exit {
     let shutdown = Shutdown::manual();
     shutdown.ask();
-    let run = trainer::run(&experiment(out, &[]), "small", &Progress::silent(), &shutdown);
+    let run = trainer::run(&experiment(out, sets), "small", &Progress::silent(), &shutdown);
     run.map_or_else(|error| error.exit(), |_| Exit::Done)
 }
 
@@ -103,9 +103,9 @@ fn a_stopped_and_resumed_run_is_the_same_bit_for_bit() {
     ingest(parts.path(), "v1");
     train(whole.path(), &[]).expect("trains");
     // A stop after the first step, at no multiple of the checkpoint interval, then one after the next.
-    assert_eq!(one_step(parts.path()), Exit::RunAgain);
+    assert_eq!(one_step(parts.path(), &[]), Exit::RunAgain);
     assert_eq!(checkpoints(parts.path()).steps().expect("lists"), [1]);
-    assert_eq!(one_step(parts.path()), Exit::RunAgain);
+    assert_eq!(one_step(parts.path(), &[]), Exit::RunAgain);
     assert_eq!(checkpoints(parts.path()).steps().expect("lists"), [1, 2]);
     // The record says which trainer in turn wrote it.
     let epoch = |step| checkpoints(parts.path()).load(step).expect("loads").commit.lease_epoch;
@@ -123,6 +123,33 @@ fn a_stopped_and_resumed_run_is_the_same_bit_for_bit() {
         let name = format!("step-00000040/{name}");
         assert!(file(whole.path(), &name) == file(parts.path(), &name), "{name} differs");
     }
+}
+
+#[test]
+fn a_run_in_bf16_keeps_f32_weights_and_resumes_bit_for_bit() {
+    let bf16 = ["train.small.precision=\"bf16\"", "train.small.steps=12"];
+    let folder = || tempfile::tempdir().expect("folder");
+    let (plain, whole, parts) = (folder(), folder(), folder());
+    for out in [&plain, &whole, &parts] {
+        ingest(out.path(), "v1");
+    }
+    let plain = train(plain.path(), &["train.small.steps=12"]).expect("trains").summary;
+    let summary = train(whole.path(), &bf16).expect("trains").summary;
+    let apart = (summary.train_loss / plain.train_loss - 1.0).abs();
+    assert!(apart > 0.0 && apart < 1e-2, "{} in bf16, {} in f32", summary.train_loss, plain.train_loss);
+    assert_eq!(one_step(parts.path(), &bf16), Exit::RunAgain);
+    train(parts.path(), &bf16).expect("goes on");
+    for name in ["model.safetensors", "optimizer.safetensors"] {
+        let name = format!("step-00000012/{name}");
+        assert!(file(whole.path(), &name) == file(parts.path(), &name), "{name} differs");
+    }
+    let loaded =
+        checkpoints(whole.path()).newest_valid(&mut |text| panic!("{text}")).expect("loads").expect("is there");
+    let head = loaded.parameters.get("head.weight").expect("is there");
+    assert_eq!(head.kind(), Kind::Float);
+    assert!(!head.equal(&head.to_kind(Kind::BFloat16).to_kind(Kind::Float)), "more than bf16 is kept");
+    let error = train(whole.path(), &["train.small.steps=12"]).expect_err("another precision is another run");
+    assert_eq!(error.exit(), Exit::Mismatch);
 }
 
 #[test]

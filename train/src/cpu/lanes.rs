@@ -18,16 +18,17 @@ pub(crate) struct Lanes {
 unsafe impl Sync for Lanes {}
 
 impl Lanes {
-    /// `tensor` itself if it is contiguous, else a copy.
+    /// `tensor` itself if it is contiguous and f32, else a copy.
     ///
     /// # Errors
-    /// It is not f32 on the CPU.
+    /// It is neither f32 nor bf16, or not on the CPU.
     pub(crate) fn of(tensor: &Tensor) -> Result<Self> {
         let (kind, device) = (tensor.kind(), tensor.device());
-        if kind != Kind::Float || device != Device::Cpu {
-            return Err(Error::bug(format!("a loop on the CPU takes f32 on the CPU, not {kind:?} on {device:?}")));
+        if !matches!(kind, Kind::Float | Kind::BFloat16) || device != Device::Cpu {
+            return Err(Error::bug(format!("a loop on the CPU takes f32 or bf16, not {kind:?} on {device:?}")));
         }
-        let tensor = tensor.f_detach().and_then(|t| t.f_contiguous()).map_err(fault::torch)?;
+        let tensor = tensor.f_detach().and_then(|t| t.f_to_kind(Kind::Float)).and_then(|t| t.f_contiguous());
+        let tensor = tensor.map_err(fault::torch)?;
         let count = tensor.numel();
         Ok(Lanes { tensor, count })
     }

@@ -105,3 +105,8 @@ pub fn shard(whole: usize, world: usize, rank: usize) -> Range<usize> {
     let part = whole.div_ceil(world.max(1));
     (rank * part).min(whole)..((rank + 1) * part).min(whole)
 }
+
+/// `values` `[n]` with zeros at the end up to `length`, so that every rank's part is as long as the first.
+pub(super) fn padded(values: &Tensor, length: usize) -> Tensor {
+    values.constant_pad_nd([0, length as i64 - values.size()[0]])
+}

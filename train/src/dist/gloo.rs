@@ -1,15 +1,16 @@
 //! Ranks on CPUs, over libtorch's gloo (`shim/dist.cpp`).
 #![expect(unsafe_code, reason = "calls into the C++ shim")]
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CString, c_char, c_int};
 use std::time::Duration;
 
 use midi_ingest::job::exit::{Error, Result};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-use super::collective::{Collective, Operation, shard};
+use super::collective::{Collective, Operation, padded, shard};
 use super::watch::Watch;
+use crate::cuda::taken;
 
 /// The shim's group.
 #[repr(C)]
@@ -17,7 +18,7 @@ struct Raw {
     _opaque: [u8; 0],
 }
 
-// SAFETY: the declarations match `shim/dist.cpp` and `shim/autograd.cpp`, which the build script compiles.
+// SAFETY: the declarations match `shim/dist.cpp`, which the build script compiles.
 unsafe extern "C" {
     fn midi_gloo_new(
         host: *const c_char,
@@ -33,23 +34,6 @@ unsafe extern "C" {
     fn midi_gloo_all_gather(group: *mut Raw, out: *mut C_tensor, part: *mut C_tensor, timeout_ms: i64) -> *mut c_char;
     fn midi_gloo_broadcast(group: *mut Raw, tensor: *mut C_tensor, root: c_int, timeout_ms: i64) -> *mut c_char;
     fn midi_gloo_free(group: *mut Raw);
-    fn midi_op_free(message: *mut c_char);
-}
-
-/// Takes the shim's error text, if there is one.
-///
-/// SAFETY: `message` is what a function of the shim returned, and is not used again.
-unsafe fn taken(message: *mut c_char) -> std::result::Result<(), String> {
-    if message.is_null() {
-        return Ok(());
-    }
-    // SAFETY: a C string of the shim's, which takes it back once.
-    let text = unsafe {
-        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
-        midi_op_free(message);
-        text
-    };
-    Err(text.lines().next().unwrap_or_default().to_owned())
 }
 
 /// Ranks that talk over gloo.
@@ -118,11 +102,6 @@ impl Gloo {
 
 fn milliseconds(time: Duration) -> i64 {
     time.as_millis().clamp(1, i64::MAX as u128) as i64
-}
-
-/// `values` with zeros at the end, so that every rank's part is as long as the first.
-fn padded(values: &Tensor, length: usize) -> Tensor {
-    values.constant_pad_nd([0, length as i64 - values.size()[0]])
 }
 
 impl Collective for Gloo {

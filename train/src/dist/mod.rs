@@ -1,8 +1,8 @@
 //! Many processes, one training: who is which rank, where ranks meet, what they compute together, and who is
 //! missing when one of them is lost.
 //!
-//! [`Collective`] is the border: `Solo` and `Gloo` stand behind it, and another transport (NCCL) is a third
-//! implementation that the same [`conformance`] suite judges; [`rendezvous::join`] is where one is chosen.
+//! [`Collective`] is the border: `Solo`, `Gloo` (processors) and `Nccl` (GPUs) stand behind it, judged by the same
+//! [`conformance`] suite; [`rendezvous::join`] is where one is chosen.
 
 pub mod env;
 pub mod store;
@@ -18,6 +18,8 @@ mod gloo;
 #[cfg(feature = "torch")]
 mod group;
 #[cfg(feature = "torch")]
+mod nccl;
+#[cfg(feature = "torch")]
 pub mod rendezvous;
 #[cfg(feature = "torch")]
 mod solo;
@@ -32,5 +34,7 @@ pub use collective::{Collective, Operation, shard};
 pub use gloo::Gloo;
 #[cfg(feature = "torch")]
 pub use group::{Group, Limits};
+#[cfg(feature = "torch")]
+pub use nccl::Nccl;
 #[cfg(feature = "torch")]
 pub use solo::Solo;

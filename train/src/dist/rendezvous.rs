@@ -1,5 +1,6 @@
 //! Ranks find each other: rank 0 or an agent serves the store, everybody connects, and all wait for all.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use midi_ingest::job::exit::{Error, Exit, Result};
@@ -7,23 +8,41 @@ use midi_ingest::job::exit::{Error, Exit, Result};
 use super::collective::{Collective, Operation};
 use super::env::RankEnv;
 use super::gloo::Gloo;
+use super::nccl::Nccl;
 use super::solo::Solo;
 use super::store::{Client, Server};
 use super::watch::Watch;
+use crate::cuda::Gpu;
 
 /// No answer of the store takes longer while all is well.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Time between two looks for the others.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// The ranks of `env`, all of them present.
+/// The ranks of `env`, all of them present, on processors.
 ///
 /// # Errors
 /// They are not there within `time`: exit code 10, naming the absent ones.
 pub fn join(env: &RankEnv, time: Duration) -> Result<Box<dyn Collective>> {
+    join_on(env, None, time)
+}
+
+/// As [`join`]; where this rank has a GPU, all must, and they talk over NCCL.
+///
+/// # Errors
+/// As [`join`], or there is no NCCL: exit code 78.
+pub fn join_on(env: &RankEnv, gpu: Option<Arc<Gpu>>, time: Duration) -> Result<Box<dyn Collective>> {
     if env.world == 1 {
         return Ok(Box::new(Solo));
     }
+    meet(env, gpu, time)
+}
+
+/// As [`join_on`], also for a world of one rank.
+///
+/// # Errors
+/// As [`join_on`].
+pub fn meet(env: &RankEnv, gpu: Option<Arc<Gpu>>, time: Duration) -> Result<Box<dyn Collective>> {
     let deadline = Instant::now() + time;
     let at = format!("{}:{}", env.host, env.port);
     let serve = || {
@@ -71,8 +90,11 @@ pub fn join(env: &RankEnv, time: Duration) -> Result<Box<dyn Collective>> {
     }
     let bind = client.local_host().map_err(lost)?;
     let watch = Watch::start(client, counter, server, prefix, env)?;
-    let mut gloo = Gloo::join(watch, &env.host, env.port, &bind, time)?;
+    let mut ranks: Box<dyn Collective> = match gpu {
+        Some(gpu) => Box::new(Nccl::join(watch, gpu, time)?),
+        None => Box::new(Gloo::join(watch, &env.host, env.port, &bind, time)?),
+    };
     // Nobody goes on, and perhaps ends, while another still connects.
-    gloo.barrier(&Operation { name: "meeting", step: 0, deadline: time })?;
-    Ok(Box::new(gloo))
+    ranks.barrier(&Operation { name: "meeting", step: 0, deadline: time })?;
+    Ok(ranks)
 }

@@ -89,6 +89,18 @@ impl Watch {
         self.world
     }
 
+    /// Puts `value` where every rank finds it under `name`.
+    pub(super) fn publish(&mut self, name: &str, value: &[u8]) -> std::io::Result<()> {
+        let key = format!("{}/{name}", self.prefix);
+        self.client.set(&key, value)
+    }
+
+    /// What a rank published under `name`.
+    pub(super) fn published(&mut self, name: &str) -> std::io::Result<Option<Vec<u8>>> {
+        let key = format!("{}/{name}", self.prefix);
+        self.client.get(&key)
+    }
+
     /// Says what this rank is about to do. A store that is gone is no reason to stop: what counts is whether
     /// the operation succeeds.
     pub(super) fn enter(&mut self, operation: &Operation) {

@@ -97,7 +97,7 @@ impl Block {
             stages.as_deref_mut().map(|s| s as _),
         )?;
         let middle = x + out;
-        let (out, ffn_shift) = self.ffn.forward(&self.ln2.forward(&middle), before.ffn_shift, resets)?;
+        let (out, ffn_shift) = self.ffn.forward(backend, &self.ln2.forward(&middle), before.ffn_shift, resets)?;
         let x = &middle + &out;
         if let Some(stages) = stages {
             for (name, tensor) in [("x_mid", &middle), ("ffn_out", &out), ("out", &x)] {

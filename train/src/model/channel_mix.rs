@@ -1,5 +1,7 @@
 //! Channel mixing: a squared-ReLU feed-forward layer over a token and the one before it.
 
+use std::sync::Arc;
+
 use midi_ingest::job::exit::Result;
 use tch::Tensor;
 
@@ -7,6 +9,7 @@ use super::fused::{shift, squared_relu};
 use super::linear::{Adapters, Linear};
 use super::parameters::Parameters;
 use super::resets::Resets;
+use crate::wkv::WkvBackend;
 
 /// One layer's channel mixing: relu((x + (Δ(x) − x)∘x_k)·key)²·value, 4·D wide inside.
 #[derive(Debug)]
@@ -30,12 +33,14 @@ impl ChannelMix {
     /// Torch's.
     pub(super) fn forward(
         &self,
+        backend: &Arc<dyn WkvBackend>,
         x: &Tensor,
         before: Option<&Tensor>,
         resets: Option<&Resets>,
     ) -> Result<(Tensor, Tensor)> {
-        let [mixed] = shift(x, before, [&self.mix], resets)?;
-        let out = self.value.forward(&squared_relu(&self.key.forward(&mixed))?);
+        let launcher = backend.launcher();
+        let [mixed] = shift(launcher, x, before, [&self.mix], resets)?;
+        let out = self.value.forward(&squared_relu(launcher, &self.key.forward(&mixed))?);
         Ok((out, x.select(1, -1)))
     }
 }

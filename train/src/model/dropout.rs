@@ -56,7 +56,7 @@ impl Dropout {
                 *value = if draws.uniform(0.0, 1.0) < self.rate { 0.0 } else { kept };
             }
         }
-        x * Tensor::from_slice(&mask).reshape(&size)
+        x * Tensor::from_slice(&mask).reshape(&size).to_device(x.device()).to_kind(x.kind())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use midi_ingest::job::exit::{Error, Result};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::shape::Shape;
 
@@ -65,6 +65,17 @@ impl Parameters {
     pub fn only(&self, takes: impl Fn(&str) -> bool) -> Self {
         let taken = self.iter().filter(|(name, _)| takes(name));
         taken.map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).collect()
+    }
+
+    /// All of them on `device`; those that are there already share storage with these.
+    ///
+    /// # Errors
+    /// The device has not enough memory.
+    pub fn to_device(&self, device: Device) -> Result<Self> {
+        let moved = |(name, tensor): (&str, &Tensor)| {
+            Ok((name.to_owned(), tensor.detach().f_to_device(device).map_err(crate::fault::torch)?))
+        };
+        self.iter().map(moved).collect()
     }
 
     /// Makes every tensor a leaf whose gradient is collected, or not.

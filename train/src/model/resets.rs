@@ -46,6 +46,17 @@ impl Resets {
         &self.begins
     }
 
+    /// The same places, for tensors on `device`.
+    #[must_use]
+    pub fn to_device(self, device: Device) -> Self {
+        Resets { mask: self.mask.to_device(device), ..self }
+    }
+
+    /// [B, T, 1], true at these places.
+    pub(super) fn mask(&self) -> &Tensor {
+        &self.mask
+    }
+
     /// `x` [B, T, D] with zeros at these places.
     pub(super) fn zero(&self, x: &Tensor) -> Tensor {
         x.masked_fill(&self.mask, 0.0)

@@ -1,10 +1,10 @@
 //! The network: embedding, blocks, head; over whole sequences for training, and from a carried state for
-//! generation.
+//! generation. Weights are f32; in bf16 a pass works on copies of them, through which gradients flow back.
 
 use std::sync::Arc;
 
 use midi_ingest::job::exit::{Error, Result};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::block::{Before, Block, LayerNorm};
 use super::dropout::Dropout;
@@ -14,6 +14,7 @@ use super::resets::Resets;
 use super::shape::Shape;
 use super::state::State;
 use super::time_mix::Stages;
+use crate::config::Precision;
 use crate::data::Batch;
 use crate::fault;
 use crate::wkv::WkvBackend;
@@ -52,11 +53,29 @@ pub struct Rwkv7 {
     dropout: Arc<Dropout>,
     /// The tuned WKV state before the first token, one [H, 64, 64] a layer.
     time_state: Option<Vec<Tensor>>,
+    precision: Precision,
+    adapters: Adapters,
+    layers: Layers,
+    embedding: Tensor,
+    head: Tensor,
+}
+
+/// What stands between embedding and head.
+#[derive(Debug)]
+struct Layers {
     ln0: LayerNorm,
     blocks: Vec<Block>,
     ln_out: LayerNorm,
-    embedding: Tensor,
-    head: Tensor,
+}
+
+impl Layers {
+    fn of(parameters: &Parameters, layers: usize, adapters: &Adapters) -> Result<Self> {
+        Ok(Layers {
+            ln0: LayerNorm::of(parameters, "blocks.0.ln0")?,
+            blocks: (0..layers).map(|layer| Block::of(parameters, layer, adapters)).collect::<Result<_>>()?,
+            ln_out: LayerNorm::of(parameters, "ln_out")?,
+        })
+    }
 }
 
 impl Rwkv7 {
@@ -78,7 +97,6 @@ impl Rwkv7 {
         let shape = parameters.only(|name| !is_tuning(name)).shape()?;
         let dropout = Arc::new(Dropout::new(terms.dropout, terms.seed));
         let adapters = Adapters { scale: terms.scale, dropout: Arc::clone(&dropout) };
-        let blocks = (0..shape.layers).map(|layer| Block::of(&parameters, layer, &adapters)).collect::<Result<_>>()?;
         let state = |layer| parameters.find(&time_state_name(layer)).map(Tensor::shallow_clone);
         Ok(Rwkv7 {
             shape,
@@ -86,18 +104,29 @@ impl Rwkv7 {
             backend,
             dropout,
             time_state: (0..shape.layers).map(state).collect(),
-            ln0: LayerNorm::of(&parameters, "blocks.0.ln0")?,
-            blocks,
-            ln_out: LayerNorm::of(&parameters, "ln_out")?,
+            precision: Precision::F32,
+            layers: Layers::of(&parameters, shape.layers, &adapters)?,
+            adapters,
             embedding: parameters.get("emb.weight")?.shallow_clone(),
             head: parameters.get("head.weight")?.shallow_clone(),
             parameters,
         })
     }
 
+    /// The same network, computed in `precision`.
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Self {
+        Rwkv7 { precision, ..self }
+    }
+
     /// The shape.
     pub fn shape(&self) -> Shape {
         self.shape
+    }
+
+    /// Where the parameters are, and the ids of a pass must be.
+    pub fn device(&self) -> Device {
+        self.embedding.device()
     }
 
     /// The parameters by name.
@@ -163,7 +192,7 @@ impl Rwkv7 {
     /// # Errors
     /// As [`Rwkv7::forward`].
     pub fn hidden_of_packed(&self, ids: &Tensor, resets: &Resets) -> Result<Tensor> {
-        let before = vec![Before::default(); self.blocks.len()];
+        let before = vec![Before::default(); self.shape.layers];
         self.pass(ids, &before, Some(resets), true, None).map(|(hidden, _)| hidden)
     }
 
@@ -184,13 +213,13 @@ impl Rwkv7 {
             wkv: expanded.as_ref().map(|layers: &Vec<Tensor>| &layers[layer]),
             ..Before::default()
         };
-        let before: Vec<Before<'_>> = (0..self.blocks.len()).map(before).collect();
+        let before: Vec<Before<'_>> = (0..self.shape.layers).map(before).collect();
         self.pass(ids, &before, None, true, stages)
     }
 
     /// The head: hidden rows [.., D] to logits [.., V].
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        hidden.linear(&self.head, None::<&Tensor>)
+        hidden.linear(&self.head.to_kind(hidden.kind()), None::<&Tensor>)
     }
 
     /// Generation's forward pass over prompts of one length: ids [B, T] (i64) after `state` to the logits
@@ -227,7 +256,7 @@ impl Rwkv7 {
     fn carry(&self, ids: &Tensor, state: Option<&State>) -> Result<(Tensor, State)> {
         let batch = ids.size2().map_err(fault::torch)?.0;
         if let Some(state) = state
-            && (state.batch() as i64 != batch || state.layers.len() != self.blocks.len())
+            && (state.batch() as i64 != batch || state.layers.len() != self.shape.layers)
         {
             return Err(Error::bug(format!("a state of {} sequences for {batch}", state.batch())));
         }
@@ -237,7 +266,7 @@ impl Rwkv7 {
         };
         let before: Vec<Before<'_>> = match state.or(begin.as_ref()) {
             Some(state) => state.layers.iter().map(Before::from).collect(),
-            None => vec![Before::default(); self.blocks.len()],
+            None => vec![Before::default(); self.shape.layers],
         };
         self.pass(ids, &before, None, false, None)
     }
@@ -251,27 +280,48 @@ impl Rwkv7 {
         differentiable: bool,
         mut stages: Option<Stages<'_>>,
     ) -> Result<(Tensor, State)> {
-        let embedded = Tensor::f_embedding(&self.embedding, ids, -1, false, false).map_err(|e| {
+        let looked_up = Tensor::f_embedding(&self.embedding, ids, -1, false, false).map_err(|e| {
             Error::data(format!("an id is not in the vocabulary of {} ids", self.shape.vocabulary))
                 .because(fault::torch(e).to_string())
         })?;
-        let mut x = self.ln0.forward(&embedded);
+        // The rows are rounded, not the table: the gradient of a token that comes often is summed in f32.
+        let (embedded, rounded);
+        let layers = match self.precision {
+            Precision::F32 => {
+                embedded = looked_up;
+                &self.layers
+            }
+            Precision::Bf16 => {
+                embedded = looked_up.to_kind(Kind::BFloat16);
+                rounded = self.rounded()?;
+                &rounded
+            }
+        };
+        let mut x = layers.ln0.forward(&embedded);
         if let Some(stages) = &mut stages {
             stages("act.ln0", &x);
         }
         let mut v_first = None;
-        let mut layers = Vec::with_capacity(self.blocks.len());
-        for (block, &before) in self.blocks.iter().zip(before) {
+        let mut states = Vec::with_capacity(layers.blocks.len());
+        for (block, &before) in layers.blocks.iter().zip(before) {
             let stages = stages.as_deref_mut().map(|stages| stages as Stages<'_>);
             let passed = block.forward(&self.backend, &x, v_first.as_ref(), before, resets, differentiable, stages)?;
             (x, v_first) = (passed.x, Some(passed.v_first));
-            layers.push(passed.state);
+            states.push(passed.state);
         }
-        let x = self.ln_out.forward(&x);
+        let x = layers.ln_out.forward(&x);
         if let Some(stages) = &mut stages {
             stages("act.ln_out", &x);
         }
-        Ok((x, State { layers }))
+        Ok((x, State { layers: states }))
+    }
+
+    /// The layers on bf16 copies of their weights, which hand gradients on to these.
+    fn rounded(&self) -> Result<Layers> {
+        let inside = |name: &str| !name.starts_with("emb.") && !name.starts_with("head.");
+        let round = |(name, tensor): (&str, &Tensor)| (name.to_owned(), tensor.to_kind(Kind::BFloat16));
+        let parameters: Parameters = self.parameters.iter().filter(|(name, _)| inside(name)).map(round).collect();
+        Layers::of(&parameters, self.shape.layers, &self.adapters)
     }
 
     /// Initial WKV states, one [H, 64, 64] a layer, for every sequence of a batch.

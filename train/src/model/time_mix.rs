@@ -5,11 +5,12 @@ use std::sync::Arc;
 use midi_ingest::job::exit::Result;
 use tch::Tensor;
 
-use super::fused::{Raw, Read, Terms, output, parts, shift, terms};
+use super::fused::{Raw, Terms, output, parts, shift, terms};
 use super::linear::{Adapters, Linear};
 use super::parameters::Parameters;
 use super::resets::Resets;
 use super::shape::HEAD;
+use crate::cuda::fused::Gated;
 use crate::wkv::{Inputs, WkvBackend, wkv};
 
 /// One layer's time mixing. Comments name the letters of the equations; shapes are [B, T, D] unless said.
@@ -110,7 +111,8 @@ impl TimeMix {
         stages: Option<Stages<'_>>,
     ) -> Result<Mixed> {
         let (batch, time, width) = x.size3().map_err(crate::fault::torch)?;
-        let [x_r, x_w, x_k, x_v, x_a, x_g] = shift(x, before, self.mixes.each_ref(), resets)?;
+        let launcher = backend.launcher();
+        let [x_r, x_w, x_k, x_v, x_a, x_g] = shift(launcher, x, before, self.mixes.each_ref(), resets)?;
 
         let r = self.receptance.forward(&x_r);
         let v_own = self.value.forward(&x_v);
@@ -137,11 +139,11 @@ impl TimeMix {
         let (y, state) = wkv(backend, inputs, differentiable)?;
         let y = y.view([batch, time, width]);
         let (weight, bias) = (&self.norm_weight, &self.norm_bias);
-        let read = Read { y: &y, r: &r, k: &k, v: &v, g: &g, r_k: &self.r_k, weight, bias };
-        let out = self.output.forward(&output(read)?);
+        let gated = Gated { y: &y, r: &r, k: &k, v: &v, g: &g, r_k: &self.r_k, weight, bias };
+        let out = self.output.forward(&output(launcher, gated)?);
 
         if let Some(stages) = stages {
-            let (normed, bonus) = parts(read);
+            let (normed, bonus) = parts(gated);
             let all = [
                 ("ln1", x),
                 ("r", &r),

@@ -1,6 +1,7 @@
 //! AdamW: Adam with bias correction and decoupled weight decay, on parameter groups.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use midi_ingest::job::exit::{Error, Result};
 use multiversion::multiversion;
@@ -10,6 +11,8 @@ use super::groups::{Group, group};
 use crate::config::OptimizerConfig;
 use crate::cpu::lanes::{InPlace, Lanes};
 use crate::cpu::parallel;
+use crate::cuda::Launcher;
+use crate::cuda::fused::{self, AdamTerms};
 use crate::dist::{Group as Ranks, shard};
 use crate::model::Parameters;
 
@@ -21,6 +24,8 @@ pub struct AdamW {
     slots: Vec<Slot>,
     /// Whether the slots are this rank's part only.
     sharded: bool,
+    /// What starts the kernel that updates a parameter, where there is one.
+    launcher: Option<Arc<dyn Launcher>>,
 }
 
 /// One parameter's part.
@@ -49,7 +54,13 @@ impl AdamW {
             first: tensor.detach().zeros_like(),
             second: tensor.detach().zeros_like(),
         };
-        AdamW { config, updates: 0, slots: parameters.iter().map(slot).collect(), sharded: false }
+        AdamW { config, updates: 0, slots: parameters.iter().map(slot).collect(), sharded: false, launcher: None }
+    }
+
+    /// The same optimiser, which updates each parameter by one kernel.
+    #[must_use]
+    pub fn with_kernels(self, launcher: Arc<dyn Launcher>) -> Self {
+        AdamW { launcher: Some(launcher), ..self }
     }
 
     /// This optimiser's part on a rank: the moments of its [`shard`] of all elements, in the order of `parameters`.
@@ -85,7 +96,9 @@ impl AdamW {
         for second in [false, true] {
             let moment = |slot: &Slot| if second { slot.second.shallow_clone() } else { slot.first.shallow_clone() };
             let parts: Vec<Tensor> = self.slots.iter().map(moment).collect();
-            let part = if parts.is_empty() { Tensor::zeros([0], tch::kind::FLOAT_CPU) } else { Tensor::cat(&parts, 0) };
+            let device = whole.slots.first().map_or(Device::Cpu, |slot| slot.first.device());
+            let part =
+                if parts.is_empty() { Tensor::zeros([0], (Kind::Float, device)) } else { Tensor::cat(&parts, 0) };
             let flat = ranks.all_gather("all-gather of moments", &part, elements)?;
             let mut at = 0;
             for slot in &whole.slots {
@@ -174,14 +187,22 @@ impl AdamW {
                     None => grad,
                 };
                 let rate = lr * slot.group.rate;
+                let kept = if slot.group.decays { 1.0 - rate * weight_decay } else { 1.0 };
+                let rate = rate / correction1;
+                if let Some(launcher) = &self.launcher {
+                    let terms = AdamTerms { beta1, beta2, epsilon, factor, keep: kept, rate, correction: correction2 };
+                    let moments = [&slot.first, &slot.second];
+                    fused::adamw(launcher, &parameter, &grad.contiguous(), moments, terms)?;
+                    continue;
+                }
                 let change = Change {
                     factor,
                     share: 1.0 - beta1,
                     share_of_squares: 1.0 - beta2,
                     correction_of_squares: correction2,
                     epsilon,
-                    kept: if slot.group.decays { 1.0 - rate * weight_decay } else { 1.0 },
-                    rate: rate / correction1,
+                    kept,
+                    rate,
                 };
                 change.apply(&mut parameter, &grad, &mut slot.first, &mut slot.second)?;
             }

@@ -1,4 +1,5 @@
-//! The WKV operator on CPU cores: f32, sequential in time, one (sequence, head) a task.
+//! The WKV operator on CPU cores: sequential in time, one (sequence, head) a task. It computes in f32; inputs and
+//! outputs may be bf16.
 
 use midi_ingest::job::exit::{Error, Result};
 use multiversion::multiversion;
@@ -46,10 +47,10 @@ impl WkvBackend for CpuWkv {
     }
 
     fn forward(&self, inputs: Inputs<'_>, keep: bool) -> Result<Forward> {
-        let sizes = inputs.sizes()?;
+        let sizes = sizes_of(&inputs)?;
         let read = Read::of(&inputs)?;
         let rows = read.rows(sizes);
-        let Sizes { batch, time, heads } = sizes;
+        let Sizes { batch, time, heads, .. } = sizes;
         let chunks = if keep { time.div_ceil(CHUNK) } else { 0 };
         let mut y = Fresh::unset(&inputs.r.size())?;
         let mut state = initial(&inputs, inputs.s0, sizes)?;
@@ -65,7 +66,7 @@ impl WkvBackend for CpuWkv {
             kernel::forward(self.flavour, &rows.head(index), state, &mut y, border);
         });
         let kept = if keep { vec![border.done()] } else { Vec::new() };
-        Ok(Forward { y: y.done(), state: state.done(), kept })
+        Ok(Forward { y: y.done().to_kind(inputs.r.kind()), state: state.done(), kept })
     }
 
     fn backward(
@@ -75,7 +76,7 @@ impl WkvBackend for CpuWkv {
         dy: &Tensor,
         d_state: Option<&Tensor>,
     ) -> Result<Gradients> {
-        let sizes = inputs.sizes()?;
+        let sizes = sizes_of(&inputs)?;
         let [border] = kept else { return Err(Error::bug("the cpu WKV backend kept nothing")) };
         let read = Read::of(&inputs)?;
         let rows = read.rows(sizes);
@@ -113,7 +114,8 @@ impl WkvBackend for CpuWkv {
             let tasks = dd.values().chunks_mut(PIECE).zip(read.decay.chunks(PIECE).zip(logs)).collect();
             parallel::each(tasks, |_, (grad, (decay, log))| through_decay(grad, decay, log));
         }
-        let mut done = fresh.into_iter().map(Fresh::done);
+        let kind = inputs.r.kind();
+        let mut done = fresh.into_iter().map(|fresh| fresh.done().to_kind(kind));
         let mut next = || done.next().ok_or_else(|| Error::bug("six gradients were made"));
         let (dr, dw, dk, dv, da, db) = (next()?, next()?, next()?, next()?, next()?, next()?);
         Ok(Gradients { dr, dw, dk, dv, da, db, ds0: g.done() })
@@ -199,6 +201,15 @@ fn through_decay(grad: &mut [f32], decay: &[f32], log: &[f32]) {
     }
 }
 
+/// The sizes of a call, after checking that heads are of the one size that the loops are written for.
+fn sizes_of(inputs: &Inputs<'_>) -> Result<Sizes> {
+    let sizes = inputs.sizes()?;
+    if sizes.head == HEAD as usize {
+        return Ok(sizes);
+    }
+    Err(Error::bug(format!("the cpu WKV backend takes heads of {HEAD} lanes, not {}", sizes.head)))
+}
+
 /// A fresh state holding `given`, or zeros.
 fn initial(inputs: &Inputs<'_>, given: Option<&Tensor>, sizes: Sizes) -> Result<Fresh> {
     let shape = [sizes.batch as i64, sizes.heads as i64, HEAD, HEAD];
@@ -218,7 +229,7 @@ fn strided(values: &[f32], Sizes { time, heads, .. }: Sizes, index: usize) -> St
 }
 
 /// The rows of values [B, T, H, 64], a list a (sequence, head).
-fn by_head(values: &mut [f32], Sizes { batch, time, heads }: Sizes) -> Vec<Vec<&mut Row>> {
+fn by_head(values: &mut [f32], Sizes { batch, time, heads, .. }: Sizes) -> Vec<Vec<&mut Row>> {
     let mut lists: Vec<Vec<&mut Row>> = (0..batch * heads).map(|_| Vec::with_capacity(time)).collect();
     for (index, row) in rows_mut(values).iter_mut().enumerate() {
         lists[index / (time * heads) * heads + index % heads].push(row);

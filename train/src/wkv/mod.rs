@@ -10,8 +10,10 @@
 //! [`WkvBackend`] is the border behind which an implementation stands; [`conformance`] is what each of
 //! them must pass, with [`Reference`] as the judge.
 
+mod chunk;
 pub mod conformance;
 mod cpu;
+mod cuda;
 mod kernel;
 mod reference;
 mod vector;
@@ -23,14 +25,18 @@ use midi_ingest::job::exit::{Error, Result};
 use tch::Tensor;
 
 use crate::autograd::{self, Operator, Outputs};
+use crate::cuda::Launcher;
 
+pub use chunk::{ChunkWkv, Factors};
 pub use cpu::CpuWkv;
+pub use cuda::{CHUNKS, CudaWkv, Form, STEPS, Suite, cuda_suites};
 pub use reference::Reference;
 
-/// Lanes of a head.
+/// Lanes of a head of the model.
 pub const HEAD: i64 = 64;
 
-/// The operator's inputs: tensors [B, T, H, 64] with T at least 1, and an initial state [B, H, 64, 64].
+/// The operator's inputs: tensors [B, T, H, 64] with T at least 1, and an initial state [B, H, 64, 64]. Some backends
+/// also take heads of another size, in the place of 64, and bf16; states are f32 then too.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
     /// Receptance: what is read from the state.
@@ -84,6 +90,11 @@ pub trait WkvBackend: Debug + Send + Sync {
     /// A short name for logs.
     fn name(&self) -> &'static str;
 
+    /// What starts other kernels of this package where the backend computes; none on a processor.
+    fn launcher(&self) -> Option<&Arc<dyn Launcher>> {
+        None
+    }
+
     /// Output and final state; with `keep`, also what [`WkvBackend::backward`] needs.
     ///
     /// # Errors
@@ -107,6 +118,8 @@ pub struct Sizes {
     pub time: usize,
     /// Heads.
     pub heads: usize,
+    /// Lanes of a head.
+    pub head: usize,
 }
 
 impl Inputs<'_> {
@@ -116,7 +129,7 @@ impl Inputs<'_> {
     /// They do not agree.
     pub fn sizes(&self) -> Result<Sizes> {
         let shape = self.r.size();
-        let &[batch, time, heads, HEAD] = shape.as_slice() else {
+        let &[batch, time, heads, head] = shape.as_slice() else {
             return Err(Error::bug(format!("the WKV operator wants [B, T, H, {HEAD}], not {shape:?}")));
         };
         for (name, tensor) in [("w", self.w), ("k", self.k), ("v", self.v), ("a", self.a), ("b", self.b)] {
@@ -128,11 +141,11 @@ impl Inputs<'_> {
             return Err(Error::bug("the WKV operator wants at least one step"));
         }
         if let Some(s0) = self.s0
-            && s0.size() != [batch, heads, HEAD, HEAD]
+            && s0.size() != [batch, heads, head, head]
         {
             return Err(Error::bug(format!("the WKV operator's state is {:?} for inputs {shape:?}", s0.size())));
         }
-        Ok(Sizes { batch: batch as usize, time: time as usize, heads: heads as usize })
+        Ok(Sizes { batch: batch as usize, time: time as usize, heads: heads as usize, head: head as usize })
     }
 
     fn list(&self) -> Vec<&Tensor> {

@@ -4,7 +4,7 @@
 use midi_ingest::job::exit::{Error, Result};
 use tch::{Kind, Tensor};
 
-use super::{Forward, Gradients, HEAD, Inputs, WkvBackend};
+use super::{Forward, Gradients, Inputs, WkvBackend};
 
 /// The plain implementation. It keeps every state for the backward pass.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +77,7 @@ impl WkvBackend for Reference {
 
 fn initial_state(inputs: &Inputs<'_>) -> Tensor {
     let size = inputs.r.size();
-    let zeros = || Tensor::zeros([size[0], size[2], HEAD, HEAD], (inputs.r.kind(), inputs.r.device()));
+    let zeros = || Tensor::zeros([size[0], size[2], size[3], size[3]], (inputs.r.kind(), inputs.r.device()));
     inputs.s0.map_or_else(zeros, Tensor::shallow_clone)
 }
 

@@ -1,8 +1,9 @@
 //! The parts of a layer that lie around its matrix products, each as one pass over memory on the CPU. In torch's
 //! operators they are dozens of passes, which together take longer than the WKV operator.
 //!
-//! Every part is there twice: in torch's operators, for any device and kind, and as an [`Operator`] for f32 on the
-//! CPU. A test holds the second, with its gradients, to the first in f64.
+//! Every part is there in torch's operators, for any device and kind, and as an [`Operator`] for f32 on the CPU; a test
+//! holds the second, with its gradients, to the first in f64. On a GPU the kernels of [`cuda::fused`](crate::cuda::fused)
+//! do the same.
 //!
 //! [`Operator`]: crate::autograd::Operator
 
@@ -13,7 +14,7 @@ mod terms;
 
 use tch::{Device, Kind, Tensor};
 
-pub(super) use output::{Read, output, parts};
+pub(super) use output::{output, parts};
 pub(super) use relu::squared_relu;
 pub(super) use shift::shift;
 pub(super) use terms::{Raw, Terms, terms};

@@ -1,6 +1,8 @@
 //! From what the WKV operator read to the input of the output product: group norm over heads, the bonus of the
 //! present token, and the gate.
 
+use std::sync::Arc;
+
 use midi_ingest::job::exit::{Error, Result};
 use multiversion::multiversion;
 use tch::{Kind, Tensor};
@@ -10,44 +12,31 @@ use super::{BLOCK, Lane, add_up, heads, heads_mut, is_ours, lane, sum};
 use crate::autograd::{self, Operator, Outputs};
 use crate::cpu::lanes::{Fresh, Lanes};
 use crate::cpu::parallel;
+use crate::cuda::fused::Gated;
+use crate::cuda::{self, Launcher};
 
 /// Epsilon of the group norm: 1e-5 times the square of the head size divisor, 8.
 const EPSILON: f32 = 64e-5;
 
-/// What it is made of: tensors [B, T, D], and parameters of D values.
-#[derive(Clone, Copy)]
-pub(in crate::model) struct Read<'a> {
-    /// What the operator read from the state.
-    pub(in crate::model) y: &'a Tensor,
-    /// Receptance.
-    pub(in crate::model) r: &'a Tensor,
-    /// Key.
-    pub(in crate::model) k: &'a Tensor,
-    /// Value.
-    pub(in crate::model) v: &'a Tensor,
-    /// Gate.
-    pub(in crate::model) g: &'a Tensor,
-    /// Weight of the bonus, [H, 64].
-    pub(in crate::model) r_k: &'a Tensor,
-    /// Weight of the group norm, [D].
-    pub(in crate::model) weight: &'a Tensor,
-    /// Bias of the group norm, [D].
-    pub(in crate::model) bias: &'a Tensor,
-}
-
 /// (norm(y) + (Σ r·k·r_k) v)·g, with the sum over the lanes of a head; [B, T, D].
-pub(in crate::model) fn output(read: Read<'_>) -> Result<Tensor> {
-    let Read { y, r, k, v, g, r_k, weight, bias } = read;
+///
+/// # Errors
+/// Torch's, or those of a GPU.
+pub(in crate::model) fn output(launcher: Option<&Arc<dyn Launcher>>, gated: Gated<'_>) -> Result<Tensor> {
+    if let Some(launcher) = launcher {
+        return cuda::fused::norm_bonus_gate(launcher, gated, f64::from(EPSILON));
+    }
+    let Gated { y, r, k, v, g, r_k, weight, bias } = gated;
     let inputs = [y, r, k, v, g, r_k, weight, bias];
     if !is_ours(&inputs) {
-        let (normed, bonus) = parts(read);
+        let (normed, bonus) = parts(gated);
         return Ok((normed + bonus) * g);
     }
     autograd::apply(Fused, &inputs)?.pop().ok_or_else(|| Error::bug("the output of time mixing is not there"))
 }
 
 /// The norm of y and the bonus, [B, T, D] each, in torch's operators.
-pub(in crate::model) fn parts(Read { y, r, k, v, r_k, weight, bias, .. }: Read<'_>) -> (Tensor, Tensor) {
+pub(in crate::model) fn parts(Gated { y, r, k, v, r_k, weight, bias, .. }: Gated<'_>) -> (Tensor, Tensor) {
     let size = y.size();
     let (count, width) = (r_k.size()[0], weight.size()[0]);
     let normed = y.reshape([-1, width]).group_norm(count, Some(weight), Some(bias), f64::from(EPSILON), false);
@@ -187,7 +176,7 @@ mod tests {
         let (row, parameter): (&[i64], &[i64]) = (&[2, 37, 128], &[128]);
         agrees(&[row, row, row, row, row, &[2, 64], parameter, parameter], |t| {
             let [y, r, k, v, g, r_k, weight, bias] = t else { return Vec::new() };
-            vec![output(Read { y, r, k, v, g, r_k, weight, bias }).expect("runs")]
+            vec![output(None, Gated { y, r, k, v, g, r_k, weight, bias }).expect("runs")]
         });
     }
 }

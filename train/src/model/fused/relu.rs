@@ -1,5 +1,7 @@
 //! The squared ReLU between the two products of channel mixing, max(x, 0)².
 
+use std::sync::Arc;
+
 use midi_ingest::job::exit::{Error, Result};
 use multiversion::multiversion;
 use tch::Tensor;
@@ -8,12 +10,19 @@ use super::is_ours;
 use crate::autograd::{self, Operator, Outputs};
 use crate::cpu::lanes::{Fresh, Lanes};
 use crate::cpu::parallel;
+use crate::cuda::{self, Launcher};
 
 /// Values that one task takes.
 const PIECE: usize = 1 << 15;
 
 /// max(x, 0)² of every value.
-pub(in crate::model) fn squared_relu(x: &Tensor) -> Result<Tensor> {
+///
+/// # Errors
+/// Torch's, or those of a GPU.
+pub(in crate::model) fn squared_relu(launcher: Option<&Arc<dyn Launcher>>, x: &Tensor) -> Result<Tensor> {
+    if let Some(launcher) = launcher {
+        return cuda::fused::squared_relu(launcher, x);
+    }
     if !is_ours(&[x]) {
         return Ok(x.relu().square());
     }
@@ -66,12 +75,12 @@ mod tests {
 
     #[test]
     fn it_is_that_of_torchs_operators() {
-        agrees(&[&[3, 5, 12_000]], |t| vec![squared_relu(&t[0]).expect("runs")]);
+        agrees(&[&[3, 5, 12_000]], |t| vec![squared_relu(None, &t[0]).expect("runs")]);
     }
 
     #[test]
     fn what_is_not_a_number_stays_so() {
-        let y = squared_relu(&Tensor::from_slice(&[f32::NAN, -1.0])).expect("runs");
+        let y = squared_relu(None, &Tensor::from_slice(&[f32::NAN, -1.0])).expect("runs");
         assert!(y.double_value(&[0]).is_nan() && y.double_value(&[1]) == 0.0);
     }
 }

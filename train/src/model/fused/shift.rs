@@ -1,6 +1,8 @@
 //! Token shift: each row mixed with the one before it, in several proportions at a time,
 //! x + (Δ(x) − x)∘mix.
 
+use std::sync::Arc;
+
 use midi_ingest::job::exit::{Error, Result};
 use multiversion::multiversion;
 use tch::Tensor;
@@ -10,10 +12,15 @@ use super::{BLOCK, add_up, is_ours};
 use crate::autograd::{self, Operator, Outputs};
 use crate::cpu::lanes::{Fresh, Lanes};
 use crate::cpu::parallel;
+use crate::cuda::{self, Launcher};
 
 /// `x` [B, T, D] mixed by each of `mixes`, [1, 1, D]. The row before the first is `before` [B, D] (none: zeros), and
 /// at `resets` the row before counts as zeros.
+///
+/// # Errors
+/// Torch's, or those of a GPU.
 pub(in crate::model) fn shift<const N: usize>(
+    launcher: Option<&Arc<dyn Launcher>>,
     x: &Tensor,
     before: Option<&Tensor>,
     mixes: [&Tensor; N],
@@ -22,18 +29,23 @@ pub(in crate::model) fn shift<const N: usize>(
     let mut inputs = vec![x];
     inputs.extend(mixes);
     inputs.extend(before);
-    if !is_ours(&inputs) {
-        let delta = shifted(x, before, resets) - x;
-        return Ok(mixes.map(|mix| x.addcmul(&delta, mix)));
-    }
-    let operator = Shift { mixes: N, begins: resets.map(|resets| resets.begins().to_vec()) };
-    let mixed = autograd::apply(operator, &inputs)?;
+    let mixed = match launcher {
+        Some(launcher) if before.is_none() => cuda::fused::mixes(launcher, x, resets.map(Resets::mask), &mixes)?,
+        _ if is_ours(&inputs) => {
+            let operator = Shift { mixes: N, begins: resets.map(|resets| resets.begins().to_vec()) };
+            autograd::apply(operator, &inputs)?
+        }
+        _ => {
+            let delta = shifted(x, before, resets) - x;
+            return Ok(mixes.map(|mix| x.addcmul(&delta, mix)));
+        }
+    };
     mixed.try_into().map_err(|_| Error::bug("the token shift did not give one result a mix"))
 }
 
 /// The rows of x [B, T, D] moved one step later; the first is `before` [B, D], or zeros, and those at
 /// `resets` are zeros.
-pub(in crate::model) fn shifted(x: &Tensor, before: Option<&Tensor>, resets: Option<&Resets>) -> Tensor {
+fn shifted(x: &Tensor, before: Option<&Tensor>, resets: Option<&Resets>) -> Tensor {
     let size = x.size();
     let (batch, time) = (size[0], size[1]);
     let first = match before {
@@ -226,17 +238,17 @@ mod tests {
         let (x, mix, before): (&[i64], &[i64], &[i64]) = (&[3, 70, 64], &[1, 1, 64], &[3, 64]);
         let resets = Resets::new(3, 70, &[5, 31, 70, 100, 209]).expect("inside");
         for resets in [None, Some(&resets)] {
-            agrees(&[x, mix, mix], |t| shift(&t[0], None, [&t[1], &t[2]], resets).expect("runs").into());
-            agrees(&[x, mix, before], |t| shift(&t[0], Some(&t[2]), [&t[1]], resets).expect("runs").into());
+            agrees(&[x, mix, mix], |t| shift(None, &t[0], None, [&t[1], &t[2]], resets).expect("runs").into());
+            agrees(&[x, mix, before], |t| shift(None, &t[0], Some(&t[2]), [&t[1]], resets).expect("runs").into());
         }
-        agrees(&[&[2, 1, 64], mix], |t| shift(&t[0], None, [&t[1]], None).expect("runs").into());
+        agrees(&[&[2, 1, 64], mix], |t| shift(None, &t[0], None, [&t[1]], None).expect("runs").into());
     }
 
     #[test]
     fn a_result_that_nothing_depends_on_adds_nothing() {
         let (x, mix): (&[i64], &[i64]) = (&[2, 40, 64], &[1, 1, 64]);
         agrees(&[x, mix, mix], |t| {
-            let [used, _] = shift(&t[0], None, [&t[1], &t[2]], None).expect("runs");
+            let [used, _] = shift(None, &t[0], None, [&t[1], &t[2]], None).expect("runs");
             // The unused mix has a gradient of zero on one side and none on the other.
             vec![used + &t[2] * 0.0]
         });

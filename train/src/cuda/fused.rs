@@ -1,0 +1,326 @@
+//! Work between the products of matrices as kernels of its own (`fused.cu`), each in one pass over memory, as nodes of
+//! torch's graph. A model uses them where its WKV backend has a [`Launcher`]; elsewhere it uses torch's operators, which
+//! give the same up to rounding.
+#![expect(unsafe_code, reason = "kernels are given pointers to tensors")]
+
+use std::sync::Arc;
+
+use midi_ingest::job::exit::{Error, Result};
+use tch::{Kind, Tensor};
+
+use super::{Arguments, Launcher, Source, Spread};
+use crate::autograd::{self, Operator, Outputs};
+use crate::fault;
+
+/// The kernels of this file.
+pub static FUSED: Source = Source { name: "fused.cu", text: include_str!("fused.cu") };
+
+/// Most mixes of one call.
+const MIXES: usize = 6;
+/// Blocks that share the rows of one column; as many parts of a parameter's gradient are added up.
+const ROW_BLOCKS: i64 = 256;
+/// Warps of a block of the norm's kernels.
+const WARPS: i64 = 4;
+/// Lanes of a head.
+const HEAD: i64 = 64;
+
+/// What a kernel's name says of its numbers.
+fn numbers(kind: Kind) -> Result<&'static str> {
+    match kind {
+        Kind::Float => Ok("f32"),
+        Kind::BFloat16 => Ok("bf16"),
+        other => Err(Error::bug(format!("fused kernels take f32 or bf16, not {other:?}"))),
+    }
+}
+
+/// All of `tensors` as kernels take them: contiguous, of the first one's kind, on the launcher's device.
+fn taken(launcher: &Arc<dyn Launcher>, tensors: &[&Tensor]) -> Result<Vec<Tensor>> {
+    let kind = tensors.first().map_or(Kind::Float, |tensor| tensor.kind());
+    let one = |tensor: &&Tensor| {
+        if tensor.kind() != kind || tensor.device() != launcher.device() {
+            let (found, at) = (tensor.kind(), tensor.device());
+            return Err(Error::bug(format!("a fused kernel for {kind:?} was given {found:?} on {at:?}")));
+        }
+        tensor.f_detach().and_then(|t| t.f_contiguous()).map_err(fault::torch)
+    };
+    tensors.iter().map(one).collect()
+}
+
+fn empty_like(tensor: &Tensor) -> Result<Tensor> {
+    Tensor::f_empty(tensor.size(), (tensor.kind(), tensor.device())).map_err(fault::torch)
+}
+
+/// Room for `parts` parts of gradients of `columns` values.
+fn parts(launcher: &Arc<dyn Launcher>, parts: i64, columns: &[i64]) -> Result<Tensor> {
+    let size: Vec<i64> = std::iter::once(parts).chain(columns.iter().copied()).collect();
+    Tensor::f_empty(&size, (Kind::Float, launcher.device())).map_err(fault::torch)
+}
+
+/// The sums of the parts in [parts, n, ..], n tensors like `like`.
+fn summed(parts: &Tensor, like: &[&Tensor]) -> Vec<Option<Tensor>> {
+    let sums = parts.sum_dim_intlist([0i64].as_slice(), false, Kind::Float);
+    let each = |(n, like): (usize, &&Tensor)| Some(sums.get(n as i64).view_as(like).to_kind(like.kind()));
+    like.iter().enumerate().map(each).collect()
+}
+
+/// x + (x of the row before − x)·mix for each of up to six mixes [.., D] of x [B, T, D]. The row before is zero for the
+/// first row of a sequence and where `anew`, [B, T, 1] of bool, is true.
+///
+/// # Errors
+/// Kinds or devices that do not agree, or a failure of the device.
+pub fn mixes(
+    launcher: &Arc<dyn Launcher>,
+    x: &Tensor,
+    anew: Option<&Tensor>,
+    mixes: &[&Tensor],
+) -> Result<Vec<Tensor>> {
+    let anew = anew.map(|mask| mask.to_kind(Kind::Uint8).contiguous());
+    let inputs: Vec<&Tensor> = std::iter::once(x).chain(mixes.iter().copied()).chain(&anew).collect();
+    autograd::apply(Mix { launcher: Arc::clone(launcher), count: mixes.len() }, &inputs)
+}
+
+/// Inputs are x, the mixes and, if there are such, the places where a sequence begins anew.
+struct Mix {
+    launcher: Arc<dyn Launcher>,
+    /// Mixes.
+    count: usize,
+}
+
+impl Mix {
+    /// x, the mixes, and the places.
+    fn parted<'a>(&self, inputs: &'a [Tensor]) -> Result<(&'a Tensor, &'a [Tensor], Option<&'a Tensor>)> {
+        let [x, rest @ ..] = inputs else { return Err(Error::bug("a mix without x")) };
+        let (mixes, anew) =
+            rest.split_at_checked(self.count).ok_or_else(|| Error::bug("a mix that kept too little"))?;
+        Ok((x, mixes, anew.first()))
+    }
+
+    /// Starts a pass over `inputs` and as many `outs` as there are mixes.
+    fn launch(&self, pass: &str, inputs: &[Tensor], outs: &[Tensor], last: [Option<&Tensor>; 2]) -> Result<()> {
+        let (x, mixes, anew) = self.parted(inputs)?;
+        let (batch, time, width) = x.size3().map_err(fault::torch)?;
+        if mixes.is_empty() || mixes.len() > MIXES || mixes.iter().any(|mix| mix.numel() as i64 != width) {
+            return Err(Error::bug(format!("{} mixes for {:?}", mixes.len(), x.size())));
+        }
+        let rows = batch * time;
+        let list = |arguments: Arguments, tensors: &[Tensor]| {
+            (0..MIXES).fold(arguments, |arguments, n| arguments.tensor_or_null(tensors.get(n)))
+        };
+        let first = Arguments::new().int(rows as i32).int(time as i32).int(width as i32).int(mixes.len() as i32);
+        let first = list(first.tensor(x).tensor_or_null(anew), mixes);
+        let arguments = last.into_iter().fold(list(first, outs), Arguments::tensor_or_null);
+        let blocks = rows.min(ROW_BLOCKS);
+        let spread = Spread { blocks: [(width as u32).div_ceil(128), blocks as u32], threads: 128, shared: 0 };
+        let name = format!("mix_{pass}_{}", numbers(x.kind())?);
+        // SAFETY: all tensors were taken by `taken` or made here, in the shapes that the kernel walks over.
+        unsafe { self.launcher.launch(&FUSED, &name, spread, &arguments) }
+    }
+}
+
+impl Operator for Mix {
+    fn forward(&self, inputs: &[Tensor]) -> Result<Outputs> {
+        let (x, mixes, anew) = self.parted(inputs)?;
+        let mut kept = taken(&self.launcher, &std::iter::once(x).chain(mixes).collect::<Vec<_>>())?;
+        kept.extend(anew.map(Tensor::shallow_clone));
+        let results = mixes.iter().map(|_| empty_like(x)).collect::<Result<Vec<_>>>()?;
+        self.launch("forward", &kept, &results, [None, None])?;
+        Ok(Outputs { results, kept })
+    }
+
+    fn backward(&self, kept: &[Tensor], grads: &[Option<Tensor>], _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let (x, mixes, anew) = self.parted(kept)?;
+        let grads: Vec<Tensor> =
+            grads.iter().map(|grad| grad.as_ref().map_or_else(|| x.zeros_like(), Tensor::shallow_clone)).collect();
+        let grads = taken(&self.launcher, &grads.iter().collect::<Vec<_>>())?;
+        let dx = empty_like(x)?;
+        let (count, width) = (mixes.len() as i64, mixes.first().map_or(0, |mix| mix.numel() as i64));
+        let parts = parts(&self.launcher, (x.numel() as i64 / width.max(1)).min(ROW_BLOCKS), &[count, width])?;
+        self.launch("backward", kept, &grads, [Some(&dx), Some(&parts)])?;
+        let mixes = summed(&parts, &mixes.iter().collect::<Vec<_>>());
+        Ok(std::iter::once(Some(dx)).chain(mixes).chain(anew.map(|_| None)).collect())
+    }
+}
+
+/// max(x, 0)².
+///
+/// # Errors
+/// A kind or device that there is no kernel for, or a failure of the device.
+pub fn squared_relu(launcher: &Arc<dyn Launcher>, x: &Tensor) -> Result<Tensor> {
+    one(autograd::apply(Square { launcher: Arc::clone(launcher) }, &[x])?)
+}
+
+fn one(results: Vec<Tensor>) -> Result<Tensor> {
+    results.into_iter().next().ok_or_else(|| Error::bug("an operator gave no result"))
+}
+
+struct Square {
+    launcher: Arc<dyn Launcher>,
+}
+
+impl Square {
+    fn launch(&self, pass: &str, x: &Tensor, gradient: Option<&Tensor>) -> Result<Tensor> {
+        let out = empty_like(x)?;
+        let arguments = Arguments::new().int(count(x)?).int(0).tensor(x).tensor_or_null(gradient).tensor(&out);
+        let name = format!("square_{pass}_{}", numbers(x.kind())?);
+        // SAFETY: tensors of one size and kind, contiguous and on the device.
+        unsafe { self.launcher.launch(&FUSED, &name, along(x), &arguments)? };
+        Ok(out)
+    }
+}
+
+/// The number of elements, as kernels count them.
+fn count(x: &Tensor) -> Result<i32> {
+    i32::try_from(x.numel()).map_err(|_| Error::bug(format!("{} numbers are too many for a kernel", x.numel())))
+}
+
+/// A kernel that goes along all numbers of a tensor.
+fn along(x: &Tensor) -> Spread {
+    Spread { blocks: [(x.numel() as u32).div_ceil(256).clamp(1, 4096), 1], threads: 256, shared: 0 }
+}
+
+impl Operator for Square {
+    fn forward(&self, inputs: &[Tensor]) -> Result<Outputs> {
+        let kept = taken(&self.launcher, &inputs.iter().collect::<Vec<_>>())?;
+        Ok(Outputs { results: vec![self.launch("forward", &kept[0], None)?], kept })
+    }
+
+    fn backward(&self, kept: &[Tensor], grads: &[Option<Tensor>], _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let ([x], [Some(gradient)]) = (kept, grads) else { return Ok(vec![None]) };
+        let gradient = taken(&self.launcher, &[gradient])?;
+        Ok(vec![Some(self.launch("backward", x, gradient.first())?)])
+    }
+}
+
+/// What [`norm_bonus_gate`] takes: y, r, k, v and g are [B, T, D]; weight, bias and r_k hold D values.
+#[derive(Clone, Copy, Debug)]
+pub struct Gated<'a> {
+    /// The output of the WKV operator.
+    pub y: &'a Tensor,
+    /// Receptance.
+    pub r: &'a Tensor,
+    /// Key.
+    pub k: &'a Tensor,
+    /// Value.
+    pub v: &'a Tensor,
+    /// Gate.
+    pub g: &'a Tensor,
+    /// Weight of the norm.
+    pub weight: &'a Tensor,
+    /// Bias of the norm.
+    pub bias: &'a Tensor,
+    /// Weight of the bonus.
+    pub r_k: &'a Tensor,
+}
+
+/// (norm(y)·weight + bias + Σ(r k r_k)·v)·g: norm and sum are over the 64 lanes of each head.
+///
+/// # Errors
+/// Kinds or devices that do not agree, or a failure of the device.
+pub fn norm_bonus_gate(launcher: &Arc<dyn Launcher>, inputs: Gated<'_>, epsilon: f64) -> Result<Tensor> {
+    let Gated { y, r, k, v, g, weight, bias, r_k } = inputs;
+    let operator = Norm { launcher: Arc::clone(launcher), epsilon: epsilon as f32 };
+    one(autograd::apply(operator, &[y, r, k, v, g, weight, bias, r_k])?)
+}
+
+struct Norm {
+    launcher: Arc<dyn Launcher>,
+    epsilon: f32,
+}
+
+impl Norm {
+    /// Rows, heads and blocks over the rows.
+    fn sizes(y: &Tensor) -> Result<(i64, i64, i64)> {
+        let (batch, time, width) = y.size3().map_err(fault::torch)?;
+        let rows = batch * time;
+        Ok((rows, width / HEAD, (rows + WARPS - 1).div_euclid(WARPS).min(ROW_BLOCKS)))
+    }
+
+    /// Starts a pass over the eight inputs; `rest` is the gradient, the output and the gradients of the inputs.
+    fn launch(&self, pass: &str, inputs: &[Tensor], rest: [Option<&Tensor>; 8]) -> Result<()> {
+        let [y, r, k, v, g, weight, bias, r_k] = inputs else { return Err(Error::bug("the norm has eight inputs")) };
+        let (rows, heads, blocks) = Norm::sizes(y)?;
+        let wide = [r, k, v, g].iter().all(|x| x.numel() == y.numel());
+        if !wide || [weight, bias, r_k].iter().any(|x| x.numel() as i64 != heads * HEAD) {
+            return Err(Error::bug(format!("the norm of {:?} was given other sizes", y.size())));
+        }
+        let first = Arguments::new().int(rows as i32).int(heads as i32).float(self.epsilon).float(0.0);
+        let arguments = inputs.iter().fold(first, Arguments::tensor);
+        let arguments = rest.into_iter().fold(arguments, Arguments::tensor_or_null);
+        let spread = Spread { blocks: [heads as u32, blocks as u32], threads: 32 * WARPS as u32, shared: 0 };
+        let name = format!("norm_{pass}_{}", numbers(y.kind())?);
+        // SAFETY: all tensors were taken by `taken` or made here, and their sizes were checked.
+        unsafe { self.launcher.launch(&FUSED, &name, spread, &arguments) }
+    }
+}
+
+impl Operator for Norm {
+    fn forward(&self, inputs: &[Tensor]) -> Result<Outputs> {
+        let kept = taken(&self.launcher, &inputs.iter().collect::<Vec<_>>())?;
+        let out = empty_like(&kept[0])?;
+        self.launch("forward", &kept, [None, Some(&out), None, None, None, None, None, None])?;
+        Ok(Outputs { results: vec![out], kept })
+    }
+
+    fn backward(&self, kept: &[Tensor], grads: &[Option<Tensor>], _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
+        let ([y, .., weight, bias, r_k], [Some(gradient)]) = (kept, grads) else {
+            return Ok((0..kept.len()).map(|_| None).collect());
+        };
+        let gradient = taken(&self.launcher, &[gradient])?;
+        let made = kept.iter().take(5).map(empty_like).collect::<Result<Vec<_>>>()?;
+        let (_, heads, blocks) = Norm::sizes(y)?;
+        let parts = parts(&self.launcher, blocks * WARPS, &[3, heads * HEAD])?;
+        let [dy, dr, dk, dv, dg] = made.as_slice() else { return Err(Error::bug("five gradients were made")) };
+        let rest = [gradient.first(), None, Some(dy), Some(dr), Some(dk), Some(dv), Some(dg), Some(&parts)];
+        self.launch("backward", kept, rest)?;
+        Ok(made.into_iter().map(Some).chain(summed(&parts, &[weight, bias, r_k])).collect())
+    }
+}
+
+/// The numbers of an update by AdamW.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamTerms {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// The gradient is multiplied by it.
+    pub factor: f64,
+    /// The parameter is multiplied by it.
+    pub keep: f64,
+    /// Learning rate over the correction of the first moment.
+    pub rate: f64,
+    /// Correction of the second moment.
+    pub correction: f64,
+}
+
+/// Updates `parameter` and its moments in place; all are f32, contiguous and of one size.
+///
+/// # Errors
+/// They are not, or a failure of the device.
+pub fn adamw(
+    launcher: &Arc<dyn Launcher>,
+    parameter: &Tensor,
+    gradient: &Tensor,
+    [first, second]: [&Tensor; 2],
+    terms: AdamTerms,
+) -> Result<()> {
+    let all = [parameter, first, second, gradient];
+    let fits = |x: &&Tensor| {
+        x.kind() == Kind::Float
+            && x.device() == launcher.device()
+            && x.is_contiguous()
+            && x.numel() == parameter.numel()
+    };
+    if !all.iter().all(fits) {
+        return Err(Error::bug(format!("AdamW on {:?} was given something else", launcher.device())));
+    }
+    let AdamTerms { beta1, beta2, epsilon, factor, keep, rate, correction } = terms;
+    let numbers = [beta1, beta2, epsilon, factor, keep, rate, correction];
+    let first = Arguments::new().int(count(parameter)?);
+    let arguments = numbers.into_iter().fold(first, |arguments, number| arguments.float(number as f32));
+    let arguments = all.into_iter().fold(arguments, Arguments::tensor);
+    // SAFETY: the tensors were checked above.
+    unsafe { launcher.launch(&FUSED, "adamw", along(parameter), &arguments) }
+}

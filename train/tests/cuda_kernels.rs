@@ -1,0 +1,180 @@
+//! The CUDA kernels where there is no GPU: run on the processor by an emulator and held to the conformance suite, and
+//! compiled by NVRTC for the GPUs that they are meant for. On a GPU, `midi-train gpu-check` runs the same suite.
+#![cfg(feature = "torch")]
+#![allow(clippy::print_stdout, reason = "says what was compared and what was skipped")]
+
+#[path = "support/emulator.rs"]
+#[allow(unreachable_pub, reason = "the file is a module of its own")]
+mod emulator;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use emulator::Emulator;
+use midi_train::config::Precision;
+use midi_train::cuda::fused::{FUSED, Gated, mixes, norm_bonus_gate, squared_relu};
+use midi_train::cuda::{Cache, Launcher, Source, compile, nvrtc_is_here};
+use midi_train::gpu_check::{apart, losses};
+use midi_train::wkv::conformance::{Terms, relative_difference, run_on};
+use midi_train::wkv::{CHUNKS, CpuWkv, CudaWkv, Form, STEPS, WkvBackend, cuda_suites};
+use tch::{Device, Kind, Tensor};
+
+/// Every file of kernels.
+static SOURCES: [&Source; 3] = [&STEPS, &CHUNKS, &FUSED];
+
+fn emulated(form: Form) -> Option<Arc<dyn WkvBackend>> {
+    let Some(emulator) = Emulator::new() else {
+        println!("skipped: there is no C++ compiler to emulate kernels with");
+        return None;
+    };
+    Some(Arc::new(CudaWkv::poisoned(Arc::new(emulator), form)))
+}
+
+fn passes(backend: &Arc<dyn WkvBackend>, terms: Terms, tolerance: f64) {
+    let worst = run_on(backend, Device::Cpu, terms).expect("runs");
+    println!("{} {terms:?}: {:.1e} ({})", backend.name(), worst.relative, worst.place);
+    assert!(worst.relative > 0.0 && worst.relative < tolerance, "{}: {terms:?}: {worst:?}", backend.name());
+}
+
+/// Holds the suites of one form to their tolerances.
+fn conforms(form: Form) {
+    let Some(backend) = emulated(form) else { return };
+    for suite in cuda_suites().into_iter().filter(|suite| suite.form == form) {
+        passes(&backend, suite.terms, suite.tolerance);
+    }
+}
+
+#[test]
+fn step_by_step_the_emulated_kernel_conforms() {
+    conforms(Form::Steps);
+}
+
+#[test]
+fn in_chunks_the_emulated_kernel_conforms() {
+    conforms(Form::Chunks);
+}
+
+/// Numbers that are the same everywhere, from -1 to 1.
+fn wave(salt: i64, shape: &[i64]) -> Tensor {
+    let n = Tensor::arange(shape.iter().product::<i64>(), (Kind::Double, Device::Cpu));
+    ((n + salt * 7919) * 12.9898).sin().g_mul_scalar(43_758.545_3).frac().reshape(shape)
+}
+
+/// Compares `fused` with `plain` on the same inputs, results and gradients, in f32 and in bf16.
+fn agree(
+    what: &str,
+    shapes: &[&[i64]],
+    fused: &dyn Fn(&[Tensor]) -> Vec<Tensor>,
+    plain: &dyn Fn(&[Tensor]) -> Vec<Tensor>,
+) {
+    for (kind, tolerance) in [(Kind::Float, 2e-6), (Kind::BFloat16, 6e-3)] {
+        let all = |apply: &dyn Fn(&[Tensor]) -> Vec<Tensor>, kind| {
+            let drawn = shapes.iter().zip(1..).map(|(shape, salt)| wave(salt, shape).to_kind(Kind::BFloat16));
+            let leaves: Vec<Tensor> = drawn.map(|x| x.to_kind(kind).set_requires_grad(true)).collect();
+            let results = apply(&leaves);
+            let weighed = results
+                .iter()
+                .zip(50..)
+                .map(|(y, salt)| (y * wave(salt, &y.size()).to_kind(Kind::BFloat16).to_kind(kind)).sum(Kind::Double));
+            weighed.fold(Tensor::from(0.0), |sum, part| sum + part).backward();
+            let grads = leaves.iter().map(Tensor::grad);
+            results.iter().map(Tensor::detach).chain(grads).collect::<Vec<_>>()
+        };
+        let worst = all(fused, kind)
+            .iter()
+            .zip(&all(plain, Kind::Double))
+            .map(|(found, truth)| relative_difference(found, truth))
+            .fold(0.0, |worst: f64, one| if one.is_nan() { f64::INFINITY } else { worst.max(one) });
+        println!("{what} {kind:?}: {worst:.1e}");
+        assert!(worst < tolerance, "{what} {kind:?}: {worst:e}");
+    }
+}
+
+#[test]
+fn fused_kernels_are_torchs_operators() {
+    let Some(emulator) = Emulator::new() else {
+        println!("skipped: there is no C++ compiler to emulate kernels with");
+        return;
+    };
+    let launcher: Arc<dyn Launcher> = Arc::new(emulator);
+    let (batch, time, width) = (2, 7, 192);
+    let (rows, mix): (&[i64], &[i64]) = (&[batch, time, width], &[1, 1, width]);
+    let anew = Tensor::from_slice(&[2i64, 9, 10]);
+    let mask = Tensor::zeros([batch * time], (Kind::Bool, Device::Cpu)).index_fill_(0, &anew, 1);
+    let mask = mask.reshape([batch, time, 1]);
+    for mask in [None, Some(&mask)] {
+        let plain = |inputs: &[Tensor]| {
+            let x = &inputs[0];
+            let first = Tensor::zeros([batch, 1, width], (x.kind(), x.device()));
+            let before = Tensor::cat(&[first, x.narrow(1, 0, time - 1)], 1);
+            let before = mask.map_or_else(|| before.shallow_clone(), |mask| before.masked_fill(mask, 0.0));
+            inputs[1..].iter().map(|mix| x + (&before - x) * mix).collect::<Vec<_>>()
+        };
+        let fused = |inputs: &[Tensor]| {
+            mixes(&launcher, &inputs[0], mask, &inputs[1..].iter().collect::<Vec<_>>()).expect("runs")
+        };
+        agree("six mixes", &[rows, mix, mix, mix, mix, mix, mix], &fused, &plain);
+        agree("one mix", &[rows, mix], &fused, &plain);
+    }
+    agree("squared ReLU", &[&[3, 5, 129]], &|x| vec![squared_relu(&launcher, &x[0]).expect("runs")], &|x| {
+        vec![x[0].relu().square()]
+    });
+    let fused = |inputs: &[Tensor]| {
+        let [y, r, k, v, g, weight, bias, r_k] = inputs else { panic!("eight inputs") };
+        vec![norm_bonus_gate(&launcher, Gated { y, r, k, v, g, weight, bias, r_k }, 64e-5).expect("runs")]
+    };
+    let plain = |inputs: &[Tensor]| {
+        let [y, r, k, v, g, weight, bias, r_k] = inputs else { panic!("eight inputs") };
+        let heads = |x: &Tensor| x.view([batch, time, 3, 64]);
+        let normed = y.view([batch * time, width]).group_norm(3, Some(weight), Some(bias), 64e-5, false);
+        let strength = (heads(r) * heads(k) * r_k).sum_dim_intlist([-1i64].as_slice(), true, None::<Kind>);
+        vec![(heads(&normed) + strength * heads(v)).view([batch, time, width]) * g]
+    };
+    let vector: &[i64] = &[width];
+    agree("norm, bonus and gate", &[rows, rows, rows, rows, rows, vector, vector, &[3, 64]], &fused, &plain);
+}
+
+#[test]
+fn a_network_on_emulated_kernels_learns_as_on_the_processor() {
+    let Some(by_kind) = emulated(Form::ByKind) else { return };
+    let run = |backend: &Arc<dyn WkvBackend>, precision| {
+        losses(Device::Cpu, Arc::clone(backend), precision, (2, 20), 2).expect("trains")
+    };
+    let cpu: Arc<dyn WkvBackend> = Arc::new(CpuWkv::new());
+    let truth = run(&cpu, Precision::F32);
+    for (precision, limit) in [(Precision::F32, 1e-5), (Precision::Bf16, 1e-2)] {
+        let found = run(&by_kind, precision);
+        println!("losses in {precision:?}: {found:?}, on the processor in f32 {truth:?}");
+        assert!(found != truth && apart(&truth, &found) < limit, "{precision:?}: {found:?} {truth:?}");
+    }
+}
+
+/// The folder of NVRTC's libraries, for machines where the loader does not find them.
+fn nvrtc_folder() -> Option<PathBuf> {
+    std::env::var_os("MIDI_RWKV_NVRTC").map(PathBuf::from)
+}
+
+#[test]
+fn nvrtc_compiles_every_kernel_for_ampere_hopper_and_blackwell() {
+    if !nvrtc_is_here(nvrtc_folder().as_deref()) {
+        println!("skipped: there is no libnvrtc.so.13; MIDI_RWKV_NVRTC names its folder");
+        return;
+    }
+    for source in SOURCES {
+        for arch in ["sm_80", "sm_90", "sm_100"] {
+            let code = compile(source, arch).unwrap_or_else(|e| panic!("{e}"));
+            println!("{} for {arch}: {} bytes", source.name, code.len());
+            assert!(code.starts_with(b"\x7fELF"), "{} for {arch}", source.name);
+        }
+    }
+    static WRONG: Source = Source { name: "wrong.cu", text: "KERNEL(1, wrong, int) { nothing(); }" };
+    let error = compile(&WRONG, "sm_90").expect_err("there is no such function");
+    assert!(error.to_string().contains("wrong.cu(1)") && error.to_string().contains("nothing"), "{error}");
+    let error = compile(&WRONG, "sm_19").expect_err("there is no such architecture");
+    assert!(error.to_string().contains("sm_19"), "{error}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = Cache::new(Some(folder.path().to_owned()));
+    let code = cache.compile(&CHUNKS, "sm_90").expect("compiles");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("reads").count(), 1);
+    assert_eq!(cache.compile(&CHUNKS, "sm_90").expect("is there"), code);
+}
