@@ -138,7 +138,7 @@ fn fused_kernels_are_torchs_operators() {
 fn a_network_on_emulated_kernels_learns_as_on_the_processor() {
     let Some(by_kind) = emulated(Form::ByKind) else { return };
     let run = |backend: &Arc<dyn WkvBackend>, precision| {
-        losses(Device::Cpu, Arc::clone(backend), precision, (2, 20), 2).expect("trains")
+        losses(Device::Cpu, Arc::clone(backend), precision, (2, 20), 3).expect("trains")
     };
     let cpu: Arc<dyn WkvBackend> = Arc::new(CpuWkv::new());
     let truth = run(&cpu, Precision::F32);

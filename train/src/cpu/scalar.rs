@@ -1,5 +1,5 @@
 //! Functions of one f32 without branches and calls, so that the compiler makes vector instructions of a loop over
-//! them. Relative errors are below 2e-7; a number that is not one stays so.
+//! them. Relative errors are below 2e-7, of eˣ 1.2e-7; a number that is not one stays so.
 
 /// eˣ; 0 below the least normal number, and infinite above the largest.
 #[inline(always)]
@@ -14,11 +14,13 @@ pub(crate) fn exp(x: f32) -> f32 {
     let shifted = inside * std::f32::consts::LOG2_E + SHIFT;
     let n = shifted - SHIFT;
     let r = (inside - n * LN_2[0]) - n * LN_2[1];
-    // The series of eʳ; what is left out is below 6e-9.
+    // The series of eʳ = 1 + (r + r²·(½ + …)), the largest terms last, so that only their roundings count; what is left
+    // out is below 6e-9.
     let mut series = 1.0 / 5040.0;
-    for factor in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+    for factor in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5] {
         series = series * r + factor;
     }
+    let series = 1.0 + (r + r * r * series);
     let exponent = shifted.to_bits().wrapping_sub(SHIFT.to_bits()).wrapping_add(127);
     let value = series * f32::from_bits(exponent << 23);
     let value = if x < LEAST { 0.0 } else { value };
@@ -60,7 +62,7 @@ mod tests {
     fn they_are_right_to_the_last_bits() {
         let sigmoid_truth = |x: f64| 1.0 / (1.0 + (-x).exp());
         for range in [(-87.0, 88.0), (-1.0, 1.0), (-0.001, 0.001)] {
-            assert!(worst(exp, f64::exp, range) < 2e-7, "exp in {range:?}: {:e}", worst(exp, f64::exp, range));
+            assert!(worst(exp, f64::exp, range) < 1.2e-7, "exp in {range:?}: {:e}", worst(exp, f64::exp, range));
         }
         for range in [(-80.0, 80.0), (-1.0, 1.0)] {
             let log_truth = |x: f64| -(-x).exp().ln_1p();

@@ -16,8 +16,8 @@
 use midi_ingest::job::exit::{Error, Result};
 use tch::Tensor;
 
-use super::lanes::{Fresh, Lanes};
 use super::{Forward, Gradients, HEAD, Inputs, Sizes, WkvBackend};
+use crate::cpu::lanes::{Fresh, Lanes};
 
 const STEPS: usize = 16;
 const N: usize = HEAD as usize;

@@ -43,14 +43,19 @@ fn heads_mut(values: &mut [f32]) -> &mut [Lane] {
     values.as_chunks_mut().0
 }
 
-/// The sum over a head's lanes.
+/// The sum over a head's lanes, in f64: norms amplify its error where terms nearly cancel.
 #[inline(always)]
-fn sum(mut values: Lane) -> f32 {
-    for half in [32, 16, 8, 4, 2, 1] {
-        let (low, high) = values.split_at_mut(half);
+fn sum(values: Lane) -> f32 {
+    let mut sums = [0.0f64; HEAD / 2];
+    let (low, high) = values.split_at(HEAD / 2);
+    for ((sum, low), high) in sums.iter_mut().zip(low).zip(high) {
+        *sum = f64::from(*low) + f64::from(*high);
+    }
+    for half in [16, 8, 4, 2, 1] {
+        let (low, high) = sums.split_at_mut(half);
         low.iter_mut().zip(high).for_each(|(low, high)| *low += *high);
     }
-    values[0]
+    sums[0] as f32
 }
 
 /// A head's values, one by one from the number of the lane.

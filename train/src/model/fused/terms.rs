@@ -117,8 +117,11 @@ fn wrong_number(count: usize) -> Error {
     Error::bug(format!("the terms of the WKV operator are made of {count} tensors"))
 }
 
-/// One task a block: its rows of the inputs, and the heads of its rows of each of `made`.
-fn tasks<'a>(inputs: &'a [Lanes], made: &'a mut [Fresh], width: usize) -> Result<Vec<(Rows<'a>, Vec<&'a mut [Lane]>)>> {
+/// A block's rows of the inputs, and the heads of its rows of each of the tensors that are made.
+type Task<'a> = (Rows<'a>, Vec<&'a mut [Lane]>);
+
+/// One task a block.
+fn tasks<'a>(inputs: &'a [Lanes], made: &'a mut [Fresh], width: usize) -> Result<Vec<Task<'a>>> {
     let blocks = inputs.first().map_or(0, |input| input.values().len().div_ceil(BLOCK * width));
     let mut tasks = Vec::with_capacity(blocks);
     for index in 0..blocks {
@@ -215,7 +218,11 @@ fn make_keys(rows: &Rows<'_>, w: &mut [Lane], k: &mut [Lane], away: &mut [Lane],
         let (kappa, _) = direction(raw, k_k);
         let a = lane(|l| scalar::sigmoid(alpha[l]));
         *w = lane(|l| scalar::log_sigmoid(omega[l]) - 0.5);
-        *k = lane(|l| raw[l] * ((1.0 - k_a[l]) + a[l] * k_a[l]));
+        *k = lane(|l| {
+            // In f64 for the reason that `mix_row` has.
+            let (raw, a, k_a) = (f64::from(raw[l]), f64::from(a[l]), f64::from(k_a[l]));
+            (raw * ((1.0 - k_a) + a * k_a)) as f32
+        });
         *away = lane(|l| -kappa[l]);
         *back = lane(|l| kappa[l] * a[l]);
     }
@@ -258,7 +265,8 @@ fn make_keys_back(
 #[multiversion(targets("x86_64+avx2+fma"))]
 fn make_values(own: &[f32], towards: &[f32], first: &[f32], v: &mut [f32]) {
     for (((v, own), &towards), first) in v.iter_mut().zip(own).zip(towards).zip(first) {
-        *v = own + (first - own) * scalar::sigmoid(towards);
+        let (own, first, share) = (f64::from(*own), f64::from(*first), f64::from(scalar::sigmoid(towards)));
+        *v = (own + (first - own) * share) as f32;
     }
 }
 
