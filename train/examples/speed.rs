@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use midi_ingest::job::exit::{Error, Result};
 use midi_train::config::OptimizerConfig;
+use midi_train::cpu::keep_freed;
 use midi_train::data::Batch;
 use midi_train::model::{Rwkv7, Shape, State, init::init};
 use midi_train::optim::AdamW;
@@ -27,6 +28,7 @@ fn main() -> Result<()> {
         _ => return Err(Error::mismatch("usage: speed LAYERS WIDTH VOCABULARY BATCH TIME [THREADS]")),
     };
     tch::set_num_threads(i32::try_from(threads).unwrap_or(1));
+    keep_freed();
     let backend: Arc<dyn WkvBackend> = Arc::new(CpuWkv::new());
     let shape = Shape::new(layers, width, vocabulary)?;
     let mut model = Rwkv7::new(init(shape, 1), Arc::clone(&backend))?;

@@ -9,7 +9,7 @@ pub mod autograd;
 pub mod checkpoint;
 pub mod config;
 #[cfg(feature = "torch")]
-mod cpu;
+pub mod cpu;
 #[cfg(feature = "torch")]
 pub mod cuda;
 pub mod data;

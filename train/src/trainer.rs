@@ -11,6 +11,7 @@ use tch::Device;
 
 use crate::checkpoint::{Checkpoints, Commit, Lease, Saver, Snapshot, Terms};
 use crate::config::{TrainConfig, Warmup};
+use crate::cpu::keep_freed;
 use crate::cuda::{Gpu, Launcher};
 use crate::data::{Batch, Dataset, Order, share, unigram_loss};
 use crate::dist::{Group, RankEnv};
@@ -155,6 +156,7 @@ fn run_rank(
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = config.threads.unwrap_or((cores / rank_env.local_world.unwrap_or(1).max(1)).max(1));
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+    keep_freed();
     let backend: Arc<dyn WkvBackend> = match gpu {
         Some(gpu) => Arc::new(CudaWkv::new(Arc::clone(gpu) as Arc<dyn Launcher>, Form::ByKind)),
         None => Arc::new(CpuWkv::new()),

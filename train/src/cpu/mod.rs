@@ -2,5 +2,8 @@
 //! torch's own threads to share a loop among, and functions that loops over them turn into vector instructions.
 
 pub(crate) mod lanes;
+mod memory;
 pub(crate) mod parallel;
 pub(crate) mod scalar;
+
+pub use memory::keep_freed;

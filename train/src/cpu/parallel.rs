@@ -5,10 +5,11 @@
 use std::any::Any;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Runs `work` on every task and its number. At most as many run at once as `tch::set_num_threads` says; on one
-/// thread they run in order.
+/// thread they run in order. A thread that is done takes the next task, since cores are not always equally fast.
 pub(crate) fn each<T: Send>(tasks: Vec<T>, work: impl Fn(usize, T) + Sync) {
     if tasks.len() < 2 {
         tasks.into_iter().for_each(|task| work(0, task));
@@ -17,9 +18,11 @@ pub(crate) fn each<T: Send>(tasks: Vec<T>, work: impl Fn(usize, T) + Sync) {
     let count = tasks.len();
     let tasks: Vec<Mutex<Option<T>>> = tasks.into_iter().map(|task| Mutex::new(Some(task))).collect();
     let take = |index: usize| tasks[index].lock().unwrap_or_else(PoisonError::into_inner).take();
-    let job = Job { run: &|index| take(index).into_iter().for_each(|task| work(index, task)), panic: Mutex::new(None) };
+    let run = |index| take(index).into_iter().for_each(|task| work(index, task));
+    let job = Job { run: &run, count, next: AtomicUsize::new(0), panic: Mutex::new(None) };
+    let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).clamp(1, count);
     // SAFETY: the callback reads `job` as what it is, and the call returns after all of its calls have.
-    unsafe { midi_parallel(count, call, (&raw const job).cast()) };
+    unsafe { midi_parallel(threads, call, (&raw const job).cast()) };
     if let Some(panic) = job.panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
         resume_unwind(panic);
     }
@@ -28,28 +31,35 @@ pub(crate) fn each<T: Send>(tasks: Vec<T>, work: impl Fn(usize, T) + Sync) {
 /// What the callback is given.
 struct Job<'a> {
     run: &'a (dyn Fn(usize) + Sync),
+    count: usize,
+    /// The first task that nobody took.
+    next: AtomicUsize,
     /// The first panic of a task; no panic may cross C++.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 // SAFETY: the declaration matches `shim/parallel.cpp`, which this package's build script compiles.
 unsafe extern "C" {
-    fn midi_parallel(tasks: usize, call: unsafe extern "C" fn(*const c_void, usize), job: *const c_void);
+    fn midi_parallel(threads: usize, call: unsafe extern "C" fn(*const c_void, usize), job: *const c_void);
 }
 
 /// SAFETY: to be called by the shim only, with the pointer that `each` made.
-unsafe extern "C" fn call(job: *const c_void, index: usize) {
+unsafe extern "C" fn call(job: *const c_void, _thread: usize) {
     // SAFETY: by this function's own contract; a job is shared between threads, all parts of it are `Sync`.
     let job = unsafe { &*job.cast::<Job<'_>>() };
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (job.run)(index))) {
-        job.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+    loop {
+        let index = job.next.fetch_add(1, Ordering::Relaxed);
+        if index >= job.count {
+            break;
+        }
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (job.run)(index))) {
+            job.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use super::*;
 
     #[test]
