@@ -20,6 +20,8 @@ use midi_ingest::store::Store;
 use midi_ingest::token::Tokenizer;
 use midi_ingest::token::control::Asked;
 use midi_train::checkpoint::open_model;
+use midi_train::format;
+use midi_train::model::Rwkv7;
 use midi_train::wkv::{CpuWkv, WkvBackend};
 
 /// Infills test music with every model under comparison and measures the answers.
@@ -86,12 +88,15 @@ struct InfillArgs {
     /// `repetition=0.8`. Values for several bars stand between commas; a name alone means the original's
     #[arg(long = "control", value_name = "NAME[=VALUE]")]
     controls: Vec<String>,
-    /// A model's checkpoint, or the folder of all of them
-    #[arg(long, value_name = "DIR")]
+    /// A model's checkpoint, or the folder of all of them, or a file of weights that `midi-train convert` wrote
+    #[arg(long, value_name = "DIR_OR_FILE")]
     checkpoint: String,
-    /// Its tokenizer; that of the run if left out
+    /// Its tokenizer; if left out, that of the run, or NAME.tokenizer.json beside NAME.safetensors
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
+    /// Read bars of one beat as bars of four, as the model's data set did; a run's manifest says so itself
+    #[arg(long)]
+    regroup: bool,
     /// Bars of context on each side; four times the section if left out
     #[arg(long, value_name = "BARS")]
     context_bars: Option<usize>,
@@ -158,22 +163,25 @@ pub(crate) fn run(cli: &Cli) -> Result<String> {
 }
 
 fn infill(args: &InfillArgs, progress: &Progress) -> Result<String> {
-    let beside = || Path::new(&args.checkpoint).join("../../ingest/tokenizer.json");
-    let above = || Path::new(&args.checkpoint).join("../../../ingest/tokenizer.json");
-    let found = args.tokenizer.clone().or_else(|| [beside(), above()].into_iter().find(|path| path.is_file()));
+    let weights = Path::new(&args.checkpoint);
+    let near = [
+        weights.join("../../ingest/tokenizer.json"),
+        weights.join("../../../ingest/tokenizer.json"),
+        weights.with_extension("tokenizer.json"),
+    ];
+    let found = args.tokenizer.clone().or_else(|| near.into_iter().find(|path| path.is_file()));
     let found = found.ok_or_else(|| {
         Error::mismatch(format!("there is no tokenizer near the checkpoint `{}`", args.checkpoint))
             .hint("give the one that the model was trained with: `--tokenizer FILE`")
     })?;
     let tokenizer = Tokenizer::load(&found)?;
-    let backend: Arc<dyn WkvBackend> = Arc::new(CpuWkv::new());
-    let (model, commit) = open_model(&args.checkpoint, backend, &mut |text| progress.note(text))?;
-    commit.expect_vocabulary(tokenizer.fingerprint())?;
+    let model = model(args, &tokenizer, progress)?;
 
+    let meter = if args.regroup { Meter::Regroup } else { meter_beside(&found)? };
     let shown = args.input.display();
     let bytes = fs_err::read(&args.input).map_err(|e| Error::data("cannot read the MIDI file").because(e))?;
     let unreadable = |e| Error::data(format!("`{shown}` cannot be infilled")).because(e);
-    let piece = Piece::read_as(&bytes, meter_beside(&found)?).map_err(unreadable)?;
+    let piece = Piece::read_as(&bytes, meter).map_err(unreadable)?;
     let Some(track) = piece.tracks.get(args.track).filter(|_| args.track < piece.score.tracks.len()) else {
         return Err(Error::data(format!("`{shown}` has no track {}", args.track))
             .hint(format!("it has {} tracks with notes, counted from 0", piece.score.tracks.len())));
@@ -196,6 +204,30 @@ fn infill(args: &InfillArgs, progress: &Progress) -> Result<String> {
     let score = splice(&piece, args.track, bars.clone(), &fill);
     fs_err::write(&args.output, smf::write(&score)).map_err(at_path("write", &args.output))?;
     Ok(format!("bars {}:{} of track {} -> {}", bars.start, bars.end, args.track, args.output.display()))
+}
+
+/// The model that answers, after checking that it speaks the tokenizer's vocabulary: by its fingerprint in a checkpoint's
+/// record, and by its size in a file, which has no record.
+fn model(args: &InfillArgs, tokenizer: &Tokenizer, progress: &Progress) -> Result<Rwkv7> {
+    let backend: Arc<dyn WkvBackend> = Arc::new(CpuWkv::new());
+    let path = Path::new(&args.checkpoint);
+    if !path.is_file() {
+        let (model, commit) = open_model(&args.checkpoint, backend, &mut |text| progress.note(text))?;
+        commit.expect_vocabulary(tokenizer.fingerprint())?;
+        return Ok(model);
+    }
+    let weights = format::read(path, None)?;
+    let weights = weights.iter().map(|(name, tensor)| (name.to_owned(), tensor.to_kind(tch::Kind::Float))).collect();
+    let model = Rwkv7::new(weights, backend)?;
+    let (has, wants) = (tokenizer.size(), model.shape().vocabulary);
+    if has != wants {
+        return Err(Error::mismatch(format!(
+            "the model `{}` has {wants} tokens, the tokenizer {has}",
+            args.checkpoint
+        ))
+        .hint("give the tokenizer that the model was trained with: `--tokenizer FILE`"));
+    }
+    Ok(model)
 }
 
 /// What the model is asked.
