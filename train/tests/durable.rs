@@ -144,6 +144,15 @@ fn a_second_trainer_stops_with_78_and_the_first_goes_on() {
     run(out, &open(out)).expect("trains");
 }
 
+/// Trains to the end, or as far as one that is asked to stop at once.
+fn train(out: &Path, sets: &[&str], stop: bool) -> Result<Finished> {
+    let shutdown = Shutdown::manual();
+    if stop {
+        shutdown.ask();
+    }
+    trainer::run(&experiment(out, sets), "small", &Progress::silent(), &shutdown)
+}
+
 #[test]
 fn early_stopping_decides_the_same_after_a_resume() {
     let sets = [
@@ -157,13 +166,7 @@ fn early_stopping_decides_the_same_after_a_resume() {
         ],
     ]
     .concat();
-    let train = |out: &Path, stop: bool| {
-        let shutdown = Shutdown::manual();
-        if stop {
-            shutdown.ask();
-        }
-        trainer::run(&experiment(out, &sets), "small", &Progress::silent(), &shutdown)
-    };
+    let train = |out: &Path, stop: bool| train(out, &sets, stop);
     let (whole, parts) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
     ingest(whole.path(), "v1");
     ingest(parts.path(), "v1");
@@ -192,13 +195,7 @@ fn the_best_checkpoint_stays_through_every_start_and_is_the_trained_model() {
         ],
     ]
     .concat();
-    let train = |out: &Path, stop: bool| {
-        let shutdown = Shutdown::manual();
-        if stop {
-            shutdown.ask();
-        }
-        trainer::run(&experiment(out, &sets), "small", &Progress::silent(), &shutdown)
-    };
+    let train = |out: &Path, stop: bool| train(out, &sets, stop);
     let (whole, parts) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
     let out = parts.path();
     ingest(whole.path(), "v1");

@@ -373,10 +373,8 @@ impl WkvBackend for ChunkWkv {
         let border = Lanes::of(border)?;
         let d_state = d_state.map(Lanes::of).transpose()?;
         let chunks = sizes.time.div_ceil(STEPS);
-        let mut grads = Vec::new();
-        for _ in 0..6 {
-            grads.push(Fresh::zeros(&inputs.r.size())?);
-        }
+        let new = || Fresh::zeros(&inputs.r.size());
+        let mut grads = [new()?, new()?, new()?, new()?, new()?, new()?];
         let mut ds0 = Fresh::zeros(&[sizes.batch as i64, sizes.heads as i64, HEAD, HEAD])?;
         for head in 0..sizes.batch * sizes.heads {
             let mut g = match &d_state {
@@ -398,10 +396,6 @@ impl WkvBackend for ChunkWkv {
             }
             ds0.values()[head * N * N..][..N * N].copy_from_slice(&g.values);
         }
-        let kind = inputs.r.kind();
-        let mut done = grads.into_iter().map(|grad| grad.done().to_kind(kind));
-        let mut next = || done.next().ok_or_else(|| Error::bug("six gradients were made"));
-        let (dr, dw, dk, dv, da, db) = (next()?, next()?, next()?, next()?, next()?, next()?);
-        Ok(Gradients { dr, dw, dk, dv, da, db, ds0: ds0.done() })
+        Ok(Gradients::of(grads, inputs.r.kind(), ds0))
     }
 }

@@ -88,14 +88,9 @@ impl WkvBackend for CpuWkv {
         let dy = Lanes::of(dy)?;
         let dy = dy.values();
         let mut g = initial(&inputs, d_state, sizes)?;
-        let mut fresh = Vec::new();
-        for _ in 0..6 {
-            fresh.push(Fresh::unset(&inputs.r.size())?);
-        }
-        let [dr, dd, dk, dv, da, db] = fresh.as_mut_slice() else {
-            return Err(Error::bug("six gradients were made"));
-        };
-        let lists = [dr, dd, dk, dv, da, db].map(|grad| by_head(grad.values(), sizes).into_iter());
+        let new = || Fresh::unset(&inputs.r.size());
+        let mut fresh = [new()?, new()?, new()?, new()?, new()?, new()?];
+        let lists = fresh.each_mut().map(|grad| by_head(grad.values(), sizes).into_iter());
         let [mut r, mut d, mut k, mut v, mut a, mut b] = lists;
         let mut grads = Vec::new();
         while let (Some(r), Some(d), Some(k), Some(v), Some(a), Some(b)) =
@@ -109,16 +104,10 @@ impl WkvBackend for CpuWkv {
             let dy = strided(dy, sizes, index);
             kernel::backward(self.flavour, &rows.head(index), border, dy, g, &mut grads);
         });
-        if let Some(dd) = fresh.get_mut(1) {
-            let logs = read.log_decay.chunks(PIECE);
-            let tasks = dd.values().chunks_mut(PIECE).zip(read.decay.chunks(PIECE).zip(logs)).collect();
-            parallel::each(tasks, |_, (grad, (decay, log))| through_decay(grad, decay, log));
-        }
-        let kind = inputs.r.kind();
-        let mut done = fresh.into_iter().map(|fresh| fresh.done().to_kind(kind));
-        let mut next = || done.next().ok_or_else(|| Error::bug("six gradients were made"));
-        let (dr, dw, dk, dv, da, db) = (next()?, next()?, next()?, next()?, next()?, next()?);
-        Ok(Gradients { dr, dw, dk, dv, da, db, ds0: g.done() })
+        let logs = read.log_decay.chunks(PIECE);
+        let tasks = fresh[1].values().chunks_mut(PIECE).zip(read.decay.chunks(PIECE).zip(logs)).collect();
+        parallel::each(tasks, |_, (grad, (decay, log))| through_decay(grad, decay, log));
+        Ok(Gradients::of(fresh, inputs.r.kind(), g))
     }
 }
 

@@ -22,9 +22,10 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use midi_ingest::job::exit::{Error, Result};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::autograd::{self, Operator, Outputs};
+use crate::cpu::lanes::Fresh;
 use crate::cuda::Launcher;
 
 pub use chunk::{ChunkWkv, Factors};
@@ -83,6 +84,14 @@ pub struct Gradients {
     pub db: Tensor,
     /// Of the initial state.
     pub ds0: Tensor,
+}
+
+impl Gradients {
+    /// Of the six inputs in their order, as numbers of `kind`, and of the initial state in f32.
+    fn of(inputs: [Fresh; 6], kind: Kind, ds0: Fresh) -> Self {
+        let [dr, dw, dk, dv, da, db] = inputs.map(|grad| grad.done().to_kind(kind));
+        Gradients { dr, dw, dk, dv, da, db, ds0: ds0.done() }
+    }
 }
 
 /// An implementation of the operator.

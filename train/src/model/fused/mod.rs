@@ -20,6 +20,7 @@ pub(super) use shift::shift;
 pub(super) use terms::{Raw, Terms, terms};
 
 use super::shape::HEAD;
+use crate::cpu::lanes::Fresh;
 
 /// Rows (tokens) that one task takes. The sums over rows that gradients of parameters are made of are formed
 /// block by block, so they do not depend on the number of threads.
@@ -41,6 +42,20 @@ fn heads(values: &[f32]) -> &[Lane] {
 /// Values as heads, to be written.
 fn heads_mut(values: &mut [f32]) -> &mut [Lane] {
     values.as_chunks_mut().0
+}
+
+/// The heads of each block's rows, `block` of them, in each of `made`.
+fn blocks_of(made: &mut [Fresh], block: usize) -> Vec<Vec<&mut [Lane]>> {
+    let mut blocks: Vec<Vec<&mut [Lane]>> = Vec::new();
+    for made in made {
+        for (index, part) in heads_mut(made.values()).chunks_mut(block.max(1)).enumerate() {
+            if index == blocks.len() {
+                blocks.push(Vec::new());
+            }
+            blocks[index].push(part);
+        }
+    }
+    blocks
 }
 
 /// The sum over a head's lanes, in f64: norms amplify its error where terms nearly cancel.

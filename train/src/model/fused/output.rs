@@ -8,7 +8,7 @@ use multiversion::multiversion;
 use tch::{Kind, Tensor};
 
 use super::super::shape::HEAD;
-use super::{BLOCK, Lane, add_up, heads, heads_mut, is_ours, lane, sum};
+use super::{BLOCK, Lane, add_up, blocks_of, heads, heads_mut, is_ours, lane, sum};
 use crate::autograd::{self, Operator, Outputs};
 use crate::cpu::lanes::{Fresh, Lanes};
 use crate::cpu::parallel;
@@ -92,13 +92,8 @@ impl Operator for Fused {
         let grads = heads(grad.values()).chunks(block);
         let mut partial = vec![0.0; grads.len() * 3 * width * HEAD];
         let sums = heads_mut(&mut partial).chunks_mut((3 * width).max(1));
-        let mut tasks: Vec<_> = grads.zip(sums).map(|task| (task, Vec::with_capacity(5))).collect();
         let mut made: Vec<Fresh> = (0..5).map(|_| Fresh::unset(&kept[0].size())).collect::<Result<_>>()?;
-        for made in &mut made {
-            for (task, part) in tasks.iter_mut().zip(heads_mut(made.values()).chunks_mut(block)) {
-                task.1.push(part);
-            }
-        }
+        let tasks = grads.zip(sums).zip(blocks_of(&mut made, block)).collect();
         parallel::each(tasks, |index, ((grad, sums), parts)| {
             if let Ok(parts) = <[_; 5]>::try_from(parts) {
                 make_back(&Rows::of(&lanes, index), grad, parts, sums);

@@ -6,7 +6,7 @@ use multiversion::multiversion;
 use tch::Tensor;
 
 use super::super::shape::HEAD;
-use super::{BLOCK, Lane, add_up, gradients, heads, heads_mut, is_ours, lane, sum};
+use super::{BLOCK, Lane, add_up, blocks_of, gradients, heads, heads_mut, is_ours, lane, sum};
 use crate::autograd::{self, Operator, Outputs};
 use crate::cpu::lanes::{Fresh, Lanes};
 use crate::cpu::{parallel, scalar};
@@ -122,17 +122,8 @@ type Task<'a> = (Rows<'a>, Vec<&'a mut [Lane]>);
 
 /// One task a block.
 fn tasks<'a>(inputs: &'a [Lanes], made: &'a mut [Fresh], width: usize) -> Result<Vec<Task<'a>>> {
-    let blocks = inputs.first().map_or(0, |input| input.values().len().div_ceil(BLOCK * width));
-    let mut tasks = Vec::with_capacity(blocks);
-    for index in 0..blocks {
-        tasks.push((Rows::of(inputs, index)?, Vec::with_capacity(made.len())));
-    }
-    for made in made {
-        for (task, part) in tasks.iter_mut().zip(heads_mut(made.values()).chunks_mut(BLOCK * width / HEAD)) {
-            task.1.push(part);
-        }
-    }
-    Ok(tasks)
+    let blocks = blocks_of(made, BLOCK * width / HEAD).into_iter().enumerate();
+    blocks.map(|(index, parts)| Ok((Rows::of(inputs, index)?, parts))).collect()
 }
 
 impl Operator for Fused {
