@@ -38,21 +38,10 @@ fn main() -> Result<()> {
     let config = OptimizerConfig::default();
     let mut optimizer = AdamW::new(config.clone(), model.parameters());
     let mut group = midi_train::dist::Group::solo();
-    let ids: Vec<i64> = (0..(batch * time) as i64).map(|i| (i * 7919 + i / 3) % vocabulary as i64).collect();
-    let labels = ids.iter().map(|id| (id + 1) % vocabulary as i64).collect();
-    let count = (batch * time) as u64;
-    let batches = [Batch {
-        rows: batch,
-        columns: time,
-        ids,
-        labels,
-        resets: Vec::new(),
-        placed: Vec::new(),
-        targets: count,
-        tokens: count,
-    }];
+    let ids = (0..(batch * time) as i64).map(|i| (i * 7919 + i / 3) % vocabulary as i64).collect();
+    let batches = [Batch::full(time, ids)];
     let seconds = fastest(|| step(&mut model, &mut optimizer, &config, &batches, 1e-3, &mut group).map(|_| ()))?;
-    println!("optimiser step        {:8.1} ms, {:.0} tokens/s", seconds * 1e3, count as f64 / seconds);
+    println!("optimiser step        {:8.1} ms, {:.0} tokens/s", seconds * 1e3, (batch * time) as f64 / seconds);
 
     let size = [batch as i64, time as i64, shape.heads() as i64, 64];
     let x = Tensor::rand(size, (Kind::Float, Device::Cpu)) * 0.1;

@@ -184,11 +184,8 @@ impl Trained {
         let config = OptimizerConfig::default();
         let optimizer = AdamW::new(config.clone(), model.parameters());
         let optimizer = launcher.into_iter().fold(optimizer, AdamW::with_kernels);
-        let count = rows * columns;
-        let ids: Vec<i64> = (0..count as i64).map(|i| (i * i / 3 + i * 7) % shape.vocabulary as i64).collect();
-        let labels = (0..count).map(|i| ids[(i + 1) % count]).collect();
-        let (targets, tokens) = (count as u64, count as u64);
-        let batch = Batch { rows, columns, ids, labels, resets: vec![], placed: vec![], targets, tokens };
+        let id = |i: i64| (i * i / 3 + i * 7) % shape.vocabulary as i64;
+        let batch = Batch::full(columns, (0..(rows * columns) as i64).map(id).collect());
         Ok(Trained { model, optimizer, config, batch })
     }
 

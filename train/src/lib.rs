@@ -26,6 +26,8 @@ pub mod loss;
 pub mod metrics;
 pub mod model;
 pub mod optim;
+#[cfg(feature = "torch")]
+mod parts;
 pub mod plan;
 #[cfg(feature = "torch")]
 pub mod step;

@@ -7,6 +7,8 @@
 //! the seed repository trains with: the mean over each micro-batch, and a penalty over all positions,
 //! padding included, whose gradient is added to that of the logits as it is.
 
+mod rows;
+
 use midi_ingest::job::exit::{Error, Result};
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -15,7 +17,7 @@ use crate::fault;
 
 /// Logits that are in memory at a time, as a number of f32 values: as many as a processor's caches are good for, and
 /// on a GPU so many that it is busy with them.
-const LOGITS_AT_A_TIME: (i64, i64) = (1 << 21, 1 << 28);
+const LOGITS_AT_A_TIME: (i64, i64) = (1 << 23, 1 << 28);
 
 /// How the terms of the loss are weighed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -85,9 +87,8 @@ pub fn cross_entropy(hidden: &Tensor, head: &Tensor, labels: &Tensor) -> Result<
 /// As [`head_loss`].
 pub fn logits_gradient(logits: &Tensor, labels: &Tensor, rule: Rule) -> Result<(Tensor, f64)> {
     no_grad(|| {
-        let weights = Weights::of(rule, labels);
-        let terms = Terms::of(logits, labels)?;
-        Ok((terms.gradient(logits, weights), terms.cross_entropy()))
+        let piece = in_torch(logits, labels, Weights::of(rule, labels))?;
+        Ok((piece.gradient, piece.cross_entropy))
     })
 }
 
@@ -144,6 +145,32 @@ impl Weights {
     }
 }
 
+/// The loss of a piece of logits.
+struct Piece {
+    /// Σ cross-entropy over its target positions.
+    cross_entropy: f64,
+    /// Σ max² over its target positions.
+    squares: f64,
+    /// The objective's gradient with respect to the logits.
+    gradient: Tensor,
+}
+
+/// The loss of `logits` [N, V] for N labels, with the gradient in the place of the logits where that can be.
+fn piece(logits: Tensor, labels: &Tensor, weights: Weights) -> Result<Piece> {
+    if rows::is_ours(&logits) { rows::piece(logits, labels, weights) } else { in_torch(&logits, labels, weights) }
+}
+
+/// The same in torch's operators.
+fn in_torch(logits: &Tensor, labels: &Tensor, weights: Weights) -> Result<Piece> {
+    let terms = Terms::of(logits, labels)?;
+    let gradient = terms.gradient(logits, weights);
+    Ok(Piece { cross_entropy: terms.cross_entropy(), squares: terms.squares(), gradient })
+}
+
+fn unknown_label() -> Error {
+    Error::data("a label is not in the vocabulary")
+}
+
 /// Per position of a piece of logits, all [N, 1].
 struct Terms {
     /// ln Σ exp(logits).
@@ -162,9 +189,8 @@ impl Terms {
     fn of(logits: &Tensor, labels: &Tensor) -> Result<Self> {
         let labels = labels.unsqueeze(1);
         let target = labels.clamp_min(0);
-        let picked = logits
-            .f_gather(1, &target, false)
-            .map_err(|e| Error::data("a label is not in the vocabulary").because(fault::torch(e).to_string()))?;
+        let picked =
+            logits.f_gather(1, &target, false).map_err(|e| unknown_label().because(fault::torch(e).to_string()))?;
         Ok(Terms {
             log_sum: logits.logsumexp([1i64].as_slice(), true),
             largest: logits.max_dim(1, true),
@@ -218,12 +244,10 @@ impl Operator for HeadLoss {
         for (first, rows) in chunks(labels, head.size()[0]) {
             let (x, labels) = (hidden.narrow(0, first, rows), labels.narrow(0, first, rows));
             let logits = widened(x.linear(&head, None::<&Tensor>));
-            let terms = Terms::of(&logits, &labels)?;
-            cross_entropy += terms.cross_entropy();
-            if let Rule::Corrected { .. } = self.rule {
-                squares += terms.squares();
-            }
-            let d_logits = terms.gradient(&logits, weights).to_kind(hidden.kind());
+            let piece = piece(logits, &labels, weights)?;
+            cross_entropy += piece.cross_entropy;
+            squares += piece.squares;
+            let d_logits = piece.gradient.to_kind(hidden.kind());
             if wants_hidden {
                 d_hidden.push(d_logits.matmul(&head));
             }
@@ -235,7 +259,11 @@ impl Operator for HeadLoss {
                 }
             }
         }
-        let objective = cross_entropy * weights.cross_entropy + 0.5 * squares * weights.penalty;
+        let penalty = match self.rule {
+            Rule::Corrected { .. } => 0.5 * squares * weights.penalty,
+            Rule::Reference { .. } => 0.0,
+        };
+        let objective = cross_entropy * weights.cross_entropy + penalty;
         let objective = Tensor::from(objective).to_kind(d_head.kind());
         let sums = Tensor::from_slice(&[cross_entropy, count_targets(labels) as f64]).to_device(Device::Cpu);
         let d_hidden = if wants_hidden { Tensor::cat(&d_hidden, 0) } else { Tensor::new() };

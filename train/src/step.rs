@@ -10,6 +10,7 @@ use crate::fault;
 use crate::loss::{self, Rule};
 use crate::model::{Resets, Rwkv7};
 use crate::optim::{AdamW, clip_factor, global_norm};
+use crate::parts::Parts;
 
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,16 +53,18 @@ pub fn step(
             Rule::Reference { accumulation, l2wrap: config.l2wrap }
         }
     };
+    let step = optimizer.updates();
+    let mut parts = match config.scaling {
+        LossScaling::PerToken => Parts::of(model, micro_batches, threads())?,
+        // This rule looks at a micro-batch as a whole.
+        LossScaling::PerMicroBatch => Parts::of(model, micro_batches, 1)?,
+    };
     let mut cross_entropy = 0.0;
     for batch in micro_batches {
-        model.set_dropout(Some((optimizer.updates(), batch)));
-        let hidden = hidden(model, batch);
-        model.set_dropout(None);
-        let (hidden, labels) = hidden?;
-        let loss = loss::head_loss(&hidden, model.head(), &labels, rule)?;
-        cross_entropy += loss.cross_entropy;
-        loss.objective.f_backward().map_err(fault::torch)?;
+        let sums = parts.each(batch, |model, batch| forward_backward(model, batch, step, rule))?;
+        cross_entropy += sums.iter().sum::<f64>();
     }
+    parts.add_gradients();
     let (grad_norm, squares) = exchange(model, optimizer, group)?;
     // Every rank learns what any of them saw, so that all stop or none does.
     let bad = !cross_entropy.is_finite() || !grad_norm.is_finite();
@@ -82,6 +85,17 @@ pub fn step(
     Ok(StepReport { cross_entropy, targets, tokens, positions, grad_norm })
 }
 
+/// Leaves the gradients of a batch, and returns its Σ cross-entropy.
+fn forward_backward(model: &Rwkv7, batch: &Batch, step: u64, rule: Rule) -> Result<f64> {
+    model.set_dropout(Some((step, batch)));
+    let hidden = hidden(model, batch);
+    model.set_dropout(None);
+    let (hidden, labels) = hidden?;
+    let loss = loss::head_loss(&hidden, model.head(), &labels, rule)?;
+    loss.objective.f_backward().map_err(fault::torch)?;
+    Ok(loss.cross_entropy)
+}
+
 /// Adds the gradients of all ranks up. Returns their norm, or that of this rank's part, and the sum of squares of the
 /// latter.
 fn exchange(model: &Rwkv7, optimizer: &AdamW, group: &mut Group) -> Result<(f64, f64)> {
@@ -100,10 +114,18 @@ fn exchange(model: &Rwkv7, optimizer: &AdamW, group: &mut Group) -> Result<(f64,
 /// # Errors
 /// As the forward pass.
 pub fn evaluate(model: &Rwkv7, batch: &Batch) -> Result<(f64, u64)> {
-    no_grad(|| {
-        let (hidden, labels) = hidden(model, batch)?;
-        loss::cross_entropy(&hidden, model.head(), &labels)
-    })
+    let sums = Parts::of(model, std::slice::from_ref(batch), threads())?.each(batch, |model, batch| {
+        no_grad(|| {
+            let (hidden, labels) = hidden(model, batch)?;
+            loss::cross_entropy(&hidden, model.head(), &labels)
+        })
+    })?;
+    Ok(sums.into_iter().fold((0.0, 0), |all, part| (all.0 + part.0, all.1 + part.1)))
+}
+
+/// The threads of torch's operators.
+fn threads() -> usize {
+    usize::try_from(tch::get_num_threads()).unwrap_or(1)
 }
 
 /// The input of the head for a batch, [B, T, D], and its labels, [B, T].
@@ -126,11 +148,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::data::{NO_TARGET, Placed};
     use crate::dist::store::Server;
     use crate::dist::{Limits, RankEnv, rendezvous};
     use crate::model::init::init;
     use crate::model::{Parameters, Shape};
     use crate::wkv::CpuWkv;
+    use crate::wkv::conformance::relative_difference;
 
     fn network(poisoned: bool) -> Rwkv7 {
         let parameters = init(Shape::new(2, 64, 20).expect("fits"), 3);
@@ -144,6 +168,61 @@ mod tests {
 
     fn copies(parameters: &Parameters) -> Vec<Tensor> {
         parameters.iter().map(|(_, tensor)| tensor.detach().copy()).collect()
+    }
+
+    /// Three samples a row in two rows, one a row in two more.
+    fn batch(packed: bool) -> Batch {
+        let (rows, columns) = (4, 12);
+        let places = if packed {
+            vec![(0, 5), (5, 4), (9, 3), (12, 7), (24, 12), (36, 3), (39, 2)]
+        } else {
+            vec![(0, 12), (12, 3), (24, 9), (36, 1)]
+        };
+        let sample = |(index, &(at, length)): (usize, &(usize, usize))| Placed { sample: index as u64, at, length };
+        let placed: Vec<Placed> = places.iter().enumerate().map(sample).collect();
+        let inside = |place: usize| placed.iter().any(|p| (p.at..p.at + p.length).contains(&place));
+        let labels: Vec<i64> =
+            (0..rows * columns).map(|place| if inside(place) { (place * 7 % 20) as i64 } else { NO_TARGET }).collect();
+        let targets = labels.iter().filter(|&&label| label != NO_TARGET).count() as u64;
+        Batch {
+            rows,
+            columns,
+            ids: (0..rows * columns).map(|place| (place * 5 % 20) as i64).collect(),
+            labels,
+            resets: placed.iter().map(|p| p.at as i64).filter(|at| at % columns as i64 > 0).collect(),
+            placed,
+            targets,
+            tokens: targets,
+        }
+    }
+
+    #[test]
+    fn parts_of_a_batch_have_the_gradients_of_the_whole() {
+        let run = |batches: &[Batch], threads: usize| {
+            let model = network(false);
+            let rule = Rule::Corrected { targets: batches.iter().map(|batch| batch.targets).sum(), l2wrap: 0.1 };
+            let mut parts = Parts::of(&model, batches, threads).expect("fits");
+            let each = |batch| parts.each(batch, |model, batch| forward_backward(model, batch, 0, rule));
+            let sums: Vec<Vec<f64>> = batches.iter().map(each).collect::<Result<_>>().expect("runs");
+            parts.add_gradients();
+            let grads = model.trained().iter().map(|(_, tensor)| tensor.grad()).collect::<Vec<_>>();
+            (sums.iter().map(Vec::len).collect::<Vec<_>>(), sums.concat().iter().sum::<f64>(), grads)
+        };
+        let batches = [batch(false), batch(true)];
+        let (_, cross_entropy, truth) = run(&batches, 1);
+        for threads in [2, 4] {
+            let (counts, found, grads) = run(&batches, threads);
+            assert_eq!(counts, [threads, threads]);
+            assert!((found / cross_entropy - 1.0).abs() < 1e-6);
+            for (grad, truth) in grads.iter().zip(&truth).filter(|(_, truth)| truth.defined()) {
+                let relative = relative_difference(grad, truth);
+                assert!(relative < 2e-6 || truth.abs().max().double_value(&[]) < 1e-7, "{relative:e}");
+            }
+        }
+        let model = network(false);
+        let (sum, targets) = evaluate(&model, &batches[1]).expect("runs");
+        assert_eq!(targets, batches[1].targets);
+        assert!(sum > 0.0 && sum < cross_entropy);
     }
 
     #[test]
@@ -164,17 +243,7 @@ mod tests {
                         let mut model = network(rank == 1);
                         let optimizer = AdamW::new(config.clone(), model.parameters());
                         let mut optimizer = if shard { optimizer.into_shard(&group) } else { optimizer };
-                        let ids = vec![1, 5, 9, 2];
-                        let batch = Batch {
-                            rows: 1,
-                            columns: 4,
-                            labels: vec![5, 9, 2, 7],
-                            resets: vec![],
-                            placed: vec![],
-                            ids,
-                            targets: 4,
-                            tokens: 4,
-                        };
+                        let batch = Batch::full(4, vec![1, 5, 9, 2]);
                         let before = copies(model.parameters());
                         let error = step(&mut model, &mut optimizer, &config, &[batch], 0.1, &mut group);
                         assert_eq!(error.expect_err("is not finite").exit(), Exit::Diverged, "rank {rank}");

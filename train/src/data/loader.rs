@@ -1,5 +1,7 @@
 //! Samples from the shards of a manifest, as right-padded batches of one sample a row, or several.
 
+use std::ops::Range;
+
 use midi_ingest::job::exit::{Error, Result};
 use midi_ingest::shard::{Manifest, ShardReader, Split};
 use midi_ingest::store::{LocalFile, Store};
@@ -31,6 +33,57 @@ pub struct Batch {
     pub targets: u64,
     /// Positions that are not padding.
     pub tokens: u64,
+}
+
+impl Batch {
+    /// One sample a row, all of `columns` positions, of which every one is a target: the labels are the ids, each a place
+    /// earlier, with the first id behind the last.
+    ///
+    /// # Panics
+    /// There are no ids for `columns` of each row.
+    pub fn full(columns: usize, ids: Vec<i64>) -> Self {
+        assert!(columns > 0 && ids.len().is_multiple_of(columns), "{} ids in rows of {columns}", ids.len());
+        let rows = ids.len() / columns;
+        let mut labels = ids.clone();
+        labels.rotate_left(ids.len().min(1));
+        let placed = (0..rows).map(|row| Placed { sample: row as u64, at: row * columns, length: columns }).collect();
+        let count = ids.len() as u64;
+        Batch { rows, columns, ids, labels, resets: Vec::new(), placed, targets: count, tokens: count }
+    }
+
+    /// The rows in `count` parts of as many rows each as goes, in order; none is empty. A part's columns are those of its
+    /// own longest row.
+    pub fn parts(&self, count: usize) -> Vec<Batch> {
+        let count = count.clamp(1, self.rows.max(1));
+        (0..count).map(|part| self.part(part * self.rows / count..(part + 1) * self.rows / count)).collect()
+    }
+
+    fn part(&self, rows: Range<usize>) -> Batch {
+        let places = rows.start * self.columns..rows.end * self.columns;
+        let inside = self.placed.iter().filter(|placed| places.contains(&placed.at));
+        let columns = inside.clone().map(|placed| placed.at % self.columns + placed.length).max().unwrap_or(1);
+        let moved = |at: usize| (at / self.columns - rows.start) * columns + at % self.columns;
+        let cut = |values: &[i64]| {
+            let kept = values[places.clone()].chunks(self.columns).flat_map(|row| &row[..columns]);
+            kept.copied().collect::<Vec<i64>>()
+        };
+        let labels = cut(&self.labels);
+        Batch {
+            rows: rows.len(),
+            columns,
+            ids: cut(&self.ids),
+            targets: labels.iter().filter(|&&label| label != NO_TARGET).count() as u64,
+            labels,
+            resets: self
+                .resets
+                .iter()
+                .filter(|&&place| places.contains(&(place as usize)))
+                .map(|&place| moved(place as usize) as i64)
+                .collect(),
+            tokens: inside.clone().map(|placed| placed.length as u64).sum(),
+            placed: inside.map(|placed| Placed { at: moved(placed.at), ..*placed }).collect(),
+        }
+    }
 }
 
 /// A sample in a batch.
@@ -237,6 +290,62 @@ mod tests {
     fn short_samples_fill_the_rows_of_long_ones_up() {
         assert_eq!(pack(&[3, 9, 6, 2, 1, 6]), [vec![0, 2], vec![1], vec![3, 4, 5]]);
         assert!(pack(&[]).is_empty());
+    }
+
+    /// A batch of one sample or two a row, where ids are their places' numbers.
+    fn batch(lengths: &[Vec<usize>]) -> Batch {
+        let columns = lengths.iter().map(|row| row.iter().sum()).max().unwrap_or(1);
+        let mut batch = Batch {
+            rows: lengths.len(),
+            columns,
+            ids: vec![PAD; lengths.len() * columns],
+            labels: vec![NO_TARGET; lengths.len() * columns],
+            resets: vec![],
+            placed: vec![],
+            targets: 0,
+            tokens: 0,
+        };
+        for (row, lengths) in lengths.iter().enumerate() {
+            let mut at = row * columns;
+            for &length in lengths {
+                if at > row * columns {
+                    batch.resets.push(at as i64);
+                }
+                batch.placed.push(Placed { sample: batch.placed.len() as u64, at, length });
+                for place in at..at + length {
+                    batch.ids[place] = place as i64;
+                    batch.labels[place] = if place % 3 == 0 { NO_TARGET } else { 7 };
+                    batch.targets += u64::from(place % 3 != 0);
+                }
+                (at, batch.tokens) = (at + length, batch.tokens + length as u64);
+            }
+        }
+        batch
+    }
+
+    #[test]
+    fn parts_hold_what_the_whole_holds() {
+        let whole = batch(&[vec![3], vec![2, 4], vec![9], vec![1, 1], vec![4]]);
+        assert_eq!(whole.parts(1), std::slice::from_ref(&whole));
+        for count in [2, 3, 5, 8] {
+            let parts = whole.parts(count);
+            assert_eq!(parts.len(), count.min(5));
+            let sum = |value: fn(&Batch) -> u64| parts.iter().map(value).sum::<u64>();
+            assert_eq!((sum(|part| part.targets), sum(|part| part.tokens)), (whole.targets, whole.tokens));
+            assert_eq!(sum(|part| part.rows as u64), 5);
+            assert_eq!(sum(|part| part.resets.len() as u64), 2);
+            let placed = parts.iter().flat_map(|part| part.placed.iter().map(move |placed| (part, placed)));
+            for ((part, placed), original) in placed.zip(&whole.placed) {
+                assert_eq!((placed.sample, placed.length), (original.sample, original.length));
+                let (here, there) = (placed.at..placed.at + placed.length, original.at..original.at + original.length);
+                assert_eq!(part.ids[here.clone()], whole.ids[there.clone()]);
+                assert_eq!(part.labels[here], whole.labels[there]);
+                let begins_inside = |batch: &Batch, at: usize| !at.is_multiple_of(batch.columns);
+                assert_eq!(begins_inside(part, placed.at), part.resets.contains(&(placed.at as i64)));
+            }
+        }
+        let columns: Vec<usize> = whole.parts(5).iter().map(|part| part.columns).collect();
+        assert_eq!(columns, [3, 6, 9, 2, 4], "a part is as long as its own longest row");
     }
 
     proptest! {

@@ -50,6 +50,7 @@ pub struct Rwkv7 {
     /// Those of `parameters` that collect gradients.
     trained: Parameters,
     backend: Arc<dyn WkvBackend>,
+    terms: LoraTerms,
     dropout: Arc<Dropout>,
     /// The tuned WKV state before the first token, one [H, 64, 64] a layer.
     time_state: Option<Vec<Tensor>>,
@@ -102,6 +103,7 @@ impl Rwkv7 {
             shape,
             trained: Parameters::new(),
             backend,
+            terms,
             dropout,
             time_state: (0..shape.layers).map(state).collect(),
             precision: Precision::F32,
@@ -117,6 +119,24 @@ impl Rwkv7 {
     #[must_use]
     pub fn in_precision(self, precision: Precision) -> Self {
         Rwkv7 { precision, ..self }
+    }
+
+    /// `count` networks on this one's weights, for as many threads. The first collects its gradients where this one does,
+    /// each of the others has its own.
+    ///
+    /// # Errors
+    /// None, for a network that could be made.
+    pub fn twins(&self, count: usize) -> Result<Vec<Self>> {
+        let twin = |index: usize| {
+            let leaf = |tensor: &Tensor| match index {
+                0 => tensor.shallow_clone(),
+                _ => tensor.detach().set_requires_grad(tensor.requires_grad()),
+            };
+            let parameters = self.parameters.iter().map(|(name, tensor)| (name.to_owned(), leaf(tensor))).collect();
+            let twin = Self::tuned(parameters, Arc::clone(&self.backend), self.terms)?.in_precision(self.precision);
+            Ok(Rwkv7 { trained: twin.parameters.only(|name| self.trained.find(name).is_some()), ..twin })
+        };
+        (0..count).map(twin).collect()
     }
 
     /// The shape.
