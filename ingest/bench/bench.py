@@ -2,6 +2,7 @@
 """midi-ingest against MidiTok over the same MIDI files: files per second of CPU time.
 
     python3 ingest/bench/bench.py MIDI_FOLDER TOKENIZER.json [--venv target/bench-venv]
+        [--published MIDI-RWKV/train --torch SITE_PACKAGES]
 
 The program is built by `cargo build -p midi-ingest --example throughput` (add --release and --program for that profile).
 
@@ -10,7 +11,8 @@ What is compared, all from bytes on the disk and on one core unless a number of 
 
     encode   parse, preprocess, tokenize, byte-pair encode  (midi-ingest: examples/throughput.rs; Python: MMM.encode)
     parse    parse alone                                    (symusic.Score)
-    sample   one training sample a file                     (midi-ingest only; Python's needs torch and more time)
+    sample   one training sample a file, context 2048       (by our rules, and by those of the published code; Python's is
+             that code, github.com/christianazinn/MIDI-RWKV, given as --published; it wants torch from --torch)
 
 Times are CPU seconds of user and system together, by getrusage, without start-up and loading of the tokenizer.
 """
@@ -35,19 +37,40 @@ mode, tokenizer, files = sys.argv[1], sys.argv[2], sys.stdin.read().split("\n")
 def cpu():
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
-if mode == "encode":
+if mode != "parse":
     from miditok import MMM
     tok = MMM(params=Path(tokenizer))
+if mode == "sample":
+    published, torch_folder = sys.argv[3:]
+    sys.path.append(torch_folder)
+    sys.path.insert(0, published)
+    import torch
+    torch.set_num_threads(1)
+    from src.dataset import MIDIDataset
+    class Files:
+        def __getitem__(self, index):
+            return {"music": Path(files[index]).read_bytes()}
+        def __len__(self):
+            return len(files)
+    drawn = MIDIDataset(
+        Files(), tok, 2048, ratio_random_tracks_range=(0.4, 1), data_augmentation_offsets=(6, 2, 0), bar_fill_ratio=0.75,
+        bar_masking_duration_ratio_range=(0.1, 0.4), ac_random_ratio_range=(0.05, 0.9),
+        ac_tracks_random_ratio_range=(0.1, 1), ac_bars_random_ratio_range=(0.1, 0.7))
 tokens = failed = 0
+sys.stdout, out = open(os.devnull, "w"), sys.stdout
 before = cpu()
-for name in files:
+for index, name in enumerate(files):
     try:
+        if mode == "sample":
+            tokens += len(drawn[index]["input_ids"])
+            continue
         score = Score(name)
         if mode == "encode":
             tokens += len(tok.encode(score).ids)
     except Exception:
         failed += 1
-print(json.dumps({"files": len(files), "failed": failed, "tokens": tokens, "cpu": cpu() - before}))
+spent = cpu() - before
+print(json.dumps({"files": len(files), "failed": failed, "tokens": tokens, "cpu": spent}), file=out)
 """
 
 
@@ -71,6 +94,8 @@ def main() -> None:
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("--venv", type=Path, default=Path("target/bench-venv"))
     parser.add_argument("--program", default="target/debug/examples/throughput")
+    parser.add_argument("--published", type=Path, help="the folder `train` of the published code")
+    parser.add_argument("--torch", type=Path, help="the site-packages that hold torch, for the published code")
     parser.add_argument("--limit", type=int, default=909)
     parser.add_argument("--python-limit", type=int, default=150, help="files that Python encodes, evenly chosen")
     args = parser.parse_args()
@@ -85,7 +110,8 @@ def main() -> None:
         return json.loads(done.stdout)
 
     def theirs(mode: str, names: list[str]) -> dict:
-        return measured([program, "-c", PYTHON, mode, str(args.tokenizer)], names)
+        more = [str(args.published), str(args.torch)] if mode == "sample" else []
+        return measured([program, "-c", PYTHON, mode, str(args.tokenizer), *more], names)
 
     def ours(mode: str, workers: int = 1) -> dict:
         command = [args.program, mode, str(args.tokenizer), str(workers)]
@@ -98,18 +124,26 @@ def main() -> None:
         result, cpu = run(files)
         return result | {"cpu": cpu - start}
 
-    rows = []
     parse, encode = theirs("parse", files), theirs("encode", some)
-    own_parse, own_encode, own_sample = ours("parse"), ours("encode"), ours("sample")
+    sample = theirs("sample", some) if args.published else None
+    own_parse, own_encode = ours("parse"), ours("encode")
+    own_samples = [("ours", ours("sample")), ("the published ones", ours("sample-published"))]
     two = ours("encode", 2)
     rate = lambda result: result["files"] / result["cpu"]
+    ratio = lambda one, other: f"{rate(one) / rate(other):.1f}x"
+    rows = [
+        ("symusic, parse", parse, ""),
+        ("midi-ingest, parse", own_parse, f"{ratio(own_parse, parse)} symusic"),
+        ("MidiTok, parse + tokenize + byte pairs", encode, ""),
+        ("midi-ingest, the same", own_encode, f"{ratio(own_encode, encode)} MidiTok"),
+    ]
+    if sample:
+        rows.append(("published code, one training sample a file", sample, ""))
+    for rules, own in own_samples:
+        against = f"{ratio(own, sample)} the published code" if sample else f"{ratio(own, encode)} MidiTok's plain encoding"
+        rows.append((f"midi-ingest, one training sample a file, rules: {rules}", own, against))
     print("| what | files | failed | files per CPU second | against |")
     print("|---|---|---|---|---|")
-    rows.append(("symusic, parse", parse, ""))
-    rows.append(("midi-ingest, parse", own_parse, f"{rate(own_parse) / rate(parse):.2f}x symusic"))
-    rows.append(("MidiTok, parse + tokenize + BPE", encode, ""))
-    rows.append(("midi-ingest, parse + tokenize + BPE", own_encode, f"{rate(own_encode) / rate(encode):.0f}x MidiTok"))
-    rows.append(("midi-ingest, training samples", own_sample, f"{rate(own_sample) / rate(encode):.0f}x MidiTok's encoding alone"))
     for name, result, against in rows:
         print(f"| {name} | {result['files']} | {result['failed']} | {rate(result):.1f} | {against} |")
     speedup = own_encode["wall"] / two["wall"]

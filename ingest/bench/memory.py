@@ -52,7 +52,7 @@ def ingest(name: str, program: str, folder: Path, source: str, passes: int) -> N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--songs", type=int, default=100_000)
+    parser.add_argument("--songs", type=int, default=100_000, help="0 for none")
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--noise", type=int, default=32_000)
     parser.add_argument("--passes", type=int, default=1)
@@ -67,8 +67,9 @@ def main() -> None:
     source = f"kind = 'parquet'\nuri = '{table}'\nlayout = 'gigamidi-v1.1.0'"
     ingest("parquet", program, args.folder, source, args.passes)
     table.unlink()
-    print(f"{args.songs} composed songs", flush=True)
-    ingest("songs", program, args.folder, f"kind = 'synth'\nsongs = {args.songs}", args.passes)
+    if args.songs:
+        print(f"{args.songs} composed songs", flush=True)
+        ingest("songs", program, args.folder, f"kind = 'synth'\nsongs = {args.songs}", args.passes)
     shutil.rmtree(args.folder, ignore_errors=True)
 
 

@@ -13,6 +13,8 @@ use parquet::arrow::ArrowWriter;
 
 /// Songs that are composed; rows repeat them with other noise.
 const SONGS: usize = 2000;
+/// Bytes of noise to choose from: far more than a compressor looks back.
+const POOL: usize = 16 << 20;
 /// Rows of one row group.
 const GROUP: usize = 500;
 
@@ -29,6 +31,8 @@ fn main() {
     let file = fs_err::File::create(path).expect("creates");
     let mut writer = ArrowWriter::try_new(file, Arc::clone(&schema), None).expect("begins");
     let mut draws = Keyed::new(1, "noise", 0);
+    // Every row has another part of it.
+    let pool: Vec<u8> = (0..POOL + noise).map(|_| draws.below(256) as u8).collect();
     for first in (0..rows).step_by(GROUP) {
         let range = first..rows.min(first + GROUP);
         let names: Vec<String> = range.clone().map(|row| format!("song{row:07}")).collect();
@@ -37,7 +41,7 @@ fn main() {
                 let mut bytes = songs[row % SONGS].clone();
                 bytes.extend(b"XNOI");
                 bytes.extend((noise as u32).to_be_bytes());
-                bytes.extend((0..noise).map(|_| draws.below(256) as u8));
+                bytes.extend_from_slice(&pool[draws.below(POOL)..][..noise]);
                 bytes
             })
             .collect();

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Instant;
 
-use midi_ingest::config::SampleConfig;
+use midi_ingest::config::{Recipe, SampleConfig};
 use midi_ingest::job::draws::Keyed;
 use midi_ingest::limits::Limits;
 use midi_ingest::sample;
@@ -24,16 +24,24 @@ fn take(mode: &str, path: &str, tokenizer: &Tokenizer) -> Option<usize> {
         }
         _ => {
             let mut draws = Keyed::new(1, path, 0);
-            let drawn = sample::draw(&score, tokenizer, &SampleConfig::default(), &mut draws).ok()?;
+            let drawn = sample::draw(&score, tokenizer, &sampling(mode), &mut draws).ok()?;
             Some(drawn.input_ids.len())
         }
+    }
+}
+
+/// Samples of all kinds, by our rules or those of the published code.
+fn sampling(mode: &str) -> SampleConfig {
+    match mode {
+        "sample-published" => SampleConfig { recipe: Recipe::MidiRwkv, ..SampleConfig::default() },
+        _ => SampleConfig { track_infill: 0.25, controls: 0.5, ..SampleConfig::default() },
     }
 }
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, mode, tokenizer, workers] = arguments.as_slice() else {
-        println!("usage: throughput parse|encode|sample TOKENIZER.json WORKERS < FILES");
+        println!("usage: throughput parse|encode|sample|sample-published TOKENIZER.json WORKERS < FILES");
         return;
     };
     let tokenizer = Tokenizer::load(Path::new(tokenizer)).expect("a tokenizer");

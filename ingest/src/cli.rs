@@ -176,7 +176,11 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<Exit> {
             say(out, &file.display())
         }
         Command::Verify { out: place } => {
-            let verified = verify(&Store::open(place)?)?;
+            let store = Store::open_existing(place)?.ok_or_else(|| {
+                Error::data(format!("there is no folder `{place}`"))
+                    .hint("give a run, such as `runs/demo`, or the folder `ingest` in it")
+            })?;
+            let verified = verify(&store)?;
             say(out, &verified)?;
             Ok(if verified.mismatches.is_empty() { Exit::Done } else { Exit::BadData })
         }

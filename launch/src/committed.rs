@@ -1,7 +1,5 @@
 //! What a run has committed already, seen from outside: the launcher reads commit records and never writes them.
 
-use std::path::Path;
-
 use midi_ingest::job::exit::Result;
 use midi_ingest::shard::{MANIFEST, Manifest, Split};
 use midi_ingest::store::Store;
@@ -32,9 +30,7 @@ impl Output {
     /// # Errors
     /// A URL that is not understood (78), or a folder that cannot be opened (74).
     pub fn open(out: &str) -> Result<Self> {
-        let there = local_folder(out).is_none_or(|folder| Path::new(folder).is_dir());
-        let store = if there { Some(Store::open(out)?) } else { None };
-        Ok(Output { out: out.to_owned(), store })
+        Ok(Output { out: out.to_owned(), store: Store::open_existing(out)? })
     }
 
     /// What `stage` has committed.

@@ -41,14 +41,16 @@ impl Fitting<'_> {
             let section = Section { kind: Kind::Bars, track: self.target, bars, window };
             self.sample(&section, written)
         };
-        if let Some(whole) = drawn(0..self.count(), bars.clone()) {
-            return Ok(whole);
-        }
         let mut sizes = self.bar_sizes();
         for bar in bars.clone() {
             // In the section the track's own bar is the written one, which may have controls.
             let own = |track: &BarTokens| track.bars.get(bar).map_or(0, |bar| size(self.bpe, bar));
             sizes[bar] = sizes[bar] - own(&self.tracks[self.target]) + own(written);
+        }
+        if !self.is_too_long(&sizes)
+            && let Some(whole) = drawn(0..self.count(), bars.clone())
+        {
+            return Ok(whole);
         }
         // Head, metaspace and end of each track, start and end of the fill.
         let fixed = 4 * self.tracks.len() + 2;
@@ -109,10 +111,12 @@ impl Fitting<'_> {
         if !is_fit(&(0..count)) {
             return Err(no_sample("the track has no notes, or all others have none"));
         }
-        if let Some(whole) = drawn(0..count)? {
+        let sizes = self.bar_sizes();
+        if !self.is_too_long(&sizes)
+            && let Some(whole) = drawn(0..count)?
+        {
             return Ok(whole);
         }
-        let sizes = self.bar_sizes();
         // Head, metaspace and end of each track, and the announcement of the one to write.
         let fixed = 4 * self.tracks.len() + 1 + controls(0..count)?.len();
         let room = self.context_tokens.saturating_sub(fixed);
@@ -129,6 +133,14 @@ impl Fitting<'_> {
             window.end -= 1;
         }
         Err(no_sample("the track does not fit the context"))
+    }
+
+    /// Whether the piece does not fit as a whole, as far as the ids of its bars tell: those of the first, which share a
+    /// group with the heads of tracks, do not count, and tracks without a note are left out of a sequence.
+    fn is_too_long(&self, sizes: &[usize]) -> bool {
+        let all = 0..self.count();
+        sizes.iter().skip(1).sum::<usize>() > self.context_tokens
+            && self.tracks.iter().all(|track| track.has_notes(all.clone()))
     }
 
     /// Ids of each bar, all tracks together.

@@ -122,11 +122,7 @@ fn in_store(uri: &str, suffix: &str) -> Result<(Place, Vec<Input>)> {
         return Err(Error::mismatch(format!("`{uri}` is a web address, which lists no files"))
             .hint(format!("name one {suffix} file, or give a folder, an object store or `hf://datasets/OWNER/NAME`")));
     }
-    // Opening a store makes its folder, and an input is not made.
-    if local_path_of(&pattern.base).is_some_and(|path| !path.is_dir()) {
-        return Err(missing());
-    }
-    let store = Store::open(&pattern.base)?;
+    let store = Store::open_existing(&pattern.base)?.ok_or_else(missing)?;
     let entries = store.entries("")?;
     let files = entries.into_iter().filter(|entry| pattern.takes(&entry.name) && entry.name.ends_with(suffix));
     let files = files.map(input).collect();

@@ -87,6 +87,17 @@ impl Store {
         Ok(Store { inner, prefix, shown, local: None, runtime, pause: connect::FIRST_PAUSE })
     }
 
+    /// As [`Store::open`], for a place that is only read: `None` for a local folder that is not there, which is not made.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_existing(uri: &str) -> Result<Option<Self>> {
+        match local_path_of(uri) {
+            Some(path) if !path.is_dir() => Ok(None),
+            _ => Self::open(uri).map(Some),
+        }
+    }
+
     /// The store behind `inner`, called `shown` in messages: for embedding, and for tests that make a store fail.
     ///
     /// # Errors
@@ -359,6 +370,15 @@ mod tests {
         let folder = tempfile::tempdir().expect("temporary folder");
         let store = Store::open(folder.path().to_str().expect("utf-8")).expect("opens");
         (folder, store)
+    }
+
+    #[test]
+    fn a_place_that_is_only_read_is_not_made() {
+        let (folder, _) = store();
+        let absent = folder.path().join("mistyped");
+        let open = |path: &Path| Store::open_existing(path.to_str().expect("utf-8")).expect("no error");
+        assert!(open(&absent).is_none() && !absent.exists());
+        assert!(open(folder.path()).is_some());
     }
 
     #[test]

@@ -113,6 +113,13 @@ impl Tokenizer {
         if size > usize::from(u16::MAX) + 1 {
             return Err(Error::mismatch(format!("it has {size} tokens; at most 65536 fit a shard")));
         }
+        if merges.len() > Bpe::MOST_MERGES {
+            return Err(Error::mismatch(format!(
+                "it has {} merges; at most {} can be used",
+                merges.len(),
+                Bpe::MOST_MERGES
+            )));
+        }
         let mut pieces = vec![None; size];
         for (text, id) in &vocab {
             let place = pieces.get_mut(*id as usize).filter(|place| place.is_none());

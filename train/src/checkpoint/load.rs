@@ -1,6 +1,5 @@
 //! Finding and reading the checkpoint that counts.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use midi_ingest::job::exit::{Error, Exit, Result};
@@ -143,10 +142,7 @@ pub fn open_parameters(uri: &str, warn: &mut dyn FnMut(&str)) -> Result<(Paramet
         Error::mismatch(format!("`{uri}` holds no checkpoint"))
             .hint("give a folder such as `runs/demo/train/<model>`, or one of its `step-…` folders")
     };
-    if !uri.contains("://") && !Path::new(uri).is_dir() {
-        return Err(none());
-    }
-    let store = Store::open(uri)?;
+    let store = Store::open_existing(uri)?.ok_or_else(none)?;
     if store.get(COMMIT)?.is_some() {
         let commit = read_commit(&store, "")?;
         let parameters = read_model(&store, "", &commit)?;
