@@ -9,10 +9,14 @@
 
 mod rows;
 
+use std::sync::Arc;
+
 use midi_ingest::job::exit::{Error, Result};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::autograd::{self, Operator, Outputs};
+use crate::cuda::Launcher;
+use crate::cuda::fused::{LossWeights as Weights, loss_in_place};
 use crate::fault;
 
 /// Logits that are in memory at a time, as a number of f32 values: as many as a processor's caches are good for, and
@@ -52,13 +56,19 @@ pub struct Loss {
 }
 
 /// The loss of `hidden` [.., D] under the head [V, D], for labels of as many positions (i64; -100 is no
-/// target).
+/// target). `launcher` starts a kernel for what follows the head, where there is one.
 ///
 /// # Errors
-/// Shapes that do not agree, or a label outside the vocabulary.
-pub fn head_loss(hidden: &Tensor, head: &Tensor, labels: &Tensor, rule: Rule) -> Result<Loss> {
+/// Shapes that do not agree, or a label outside the vocabulary; the kernel makes the loss no number for the latter.
+pub fn head_loss(
+    launcher: Option<&Arc<dyn Launcher>>,
+    hidden: &Tensor,
+    head: &Tensor,
+    labels: &Tensor,
+    rule: Rule,
+) -> Result<Loss> {
     let (hidden, labels) = flatten(hidden, labels)?;
-    let results = autograd::apply(HeadLoss { rule }, &[&hidden, head, &labels])?;
+    let results = autograd::apply(HeadLoss { launcher: launcher.cloned(), rule }, &[&hidden, head, &labels])?;
     let [objective, sums] = <[Tensor; 2]>::try_from(results).map_err(|_| Error::bug("the loss has two results"))?;
     let (cross_entropy, targets) = (sums.double_value(&[0]), sums.double_value(&[1]) as u64);
     Ok(Loss { objective, cross_entropy, targets })
@@ -75,7 +85,7 @@ pub fn cross_entropy(hidden: &Tensor, head: &Tensor, labels: &Tensor) -> Result<
         let head = head.to_kind(hidden.kind());
         for (first, rows) in chunks(&labels, head.size()[0]) {
             let logits = widened(hidden.narrow(0, first, rows).linear(&head, None::<&Tensor>));
-            sum += Terms::of(&logits, &labels.narrow(0, first, rows))?.cross_entropy();
+            sum += Terms::of(&logits, &labels.narrow(0, first, rows))?.cross_entropy().double_value(&[]);
         }
         Ok((sum, count_targets(&labels)))
     })
@@ -87,8 +97,8 @@ pub fn cross_entropy(hidden: &Tensor, head: &Tensor, labels: &Tensor) -> Result<
 /// As [`head_loss`].
 pub fn logits_gradient(logits: &Tensor, labels: &Tensor, rule: Rule) -> Result<(Tensor, f64)> {
     no_grad(|| {
-        let piece = in_torch(logits, labels, Weights::of(rule, labels))?;
-        Ok((piece.gradient, piece.cross_entropy))
+        let piece = in_torch(logits, labels, weights_of(rule, labels))?;
+        Ok((piece.gradient, piece.sums.double_value(&[0])))
     })
 }
 
@@ -119,44 +129,36 @@ fn chunks(labels: &Tensor, vocabulary: i64) -> impl Iterator<Item = (i64, i64)> 
     (0..positions).step_by(rows as usize).map(move |first| (first, rows.min(positions - first)))
 }
 
-/// What the terms of one position are multiplied by.
-#[derive(Clone, Copy, Debug)]
-struct Weights {
-    cross_entropy: f64,
-    penalty: f64,
-    /// Whether positions that are no target have the penalty too.
-    penalty_everywhere: bool,
-}
-
-impl Weights {
-    /// The weights for all labels of a micro-batch.
-    fn of(rule: Rule, labels: &Tensor) -> Self {
-        match rule {
-            Rule::Corrected { targets, l2wrap } => {
-                let one = 1.0 / (targets.max(1) as f64);
-                Weights { cross_entropy: one, penalty: l2wrap * one, penalty_everywhere: false }
-            }
-            Rule::Reference { accumulation, l2wrap } => Weights {
-                cross_entropy: 1.0 / (count_targets(labels) as f64 * accumulation as f64),
-                penalty: l2wrap / labels.numel() as f64,
-                penalty_everywhere: true,
-            },
+/// The weights of a position's terms, for all labels of a micro-batch.
+fn weights_of(rule: Rule, labels: &Tensor) -> Weights {
+    match rule {
+        Rule::Corrected { targets, l2wrap } => {
+            let one = 1.0 / (targets.max(1) as f64);
+            Weights { cross_entropy: one, penalty: l2wrap * one, penalty_everywhere: false }
         }
+        Rule::Reference { accumulation, l2wrap } => Weights {
+            cross_entropy: 1.0 / (count_targets(labels) as f64 * accumulation as f64),
+            penalty: l2wrap / labels.numel() as f64,
+            penalty_everywhere: true,
+        },
     }
 }
 
 /// The loss of a piece of logits.
 struct Piece {
-    /// Σ cross-entropy over its target positions.
-    cross_entropy: f64,
-    /// Σ max² over its target positions.
-    squares: f64,
+    /// Σ cross-entropy and Σ max² over its target positions, two f64 where the logits are.
+    sums: Tensor,
     /// The objective's gradient with respect to the logits.
     gradient: Tensor,
 }
 
 /// The loss of `logits` [N, V] for N labels, with the gradient in the place of the logits where that can be.
-fn piece(logits: Tensor, labels: &Tensor, weights: Weights) -> Result<Piece> {
+fn piece(launcher: Option<&Arc<dyn Launcher>>, logits: Tensor, labels: &Tensor, weights: Weights) -> Result<Piece> {
+    if let Some(launcher) = launcher {
+        let sums = loss_in_place(launcher, &logits, labels, weights)?;
+        return Ok(Piece { sums: sums.sum_dim_intlist([0i64].as_slice(), false, Kind::Double), gradient: logits });
+    }
+    let logits = widened(logits);
     if rows::is_ours(&logits) { rows::piece(logits, labels, weights) } else { in_torch(&logits, labels, weights) }
 }
 
@@ -164,7 +166,7 @@ fn piece(logits: Tensor, labels: &Tensor, weights: Weights) -> Result<Piece> {
 fn in_torch(logits: &Tensor, labels: &Tensor, weights: Weights) -> Result<Piece> {
     let terms = Terms::of(logits, labels)?;
     let gradient = terms.gradient(logits, weights);
-    Ok(Piece { cross_entropy: terms.cross_entropy(), squares: terms.squares(), gradient })
+    Ok(Piece { sums: Tensor::stack(&[terms.cross_entropy(), terms.squares()], 0), gradient })
 }
 
 fn unknown_label() -> Error {
@@ -200,13 +202,14 @@ impl Terms {
         })
     }
 
-    fn cross_entropy(&self) -> f64 {
-        ((&self.log_sum - &self.picked) * &self.is_target).sum(Kind::Double).double_value(&[])
+    /// Σ over target positions, an f64.
+    fn cross_entropy(&self) -> Tensor {
+        ((&self.log_sum - &self.picked) * &self.is_target).sum(Kind::Double)
     }
 
-    /// Σ max² over target positions.
-    fn squares(&self) -> f64 {
-        (self.largest.0.square() * &self.is_target).sum(Kind::Double).double_value(&[])
+    /// Σ max² over target positions, an f64.
+    fn squares(&self) -> Tensor {
+        (self.largest.0.square() * &self.is_target).sum(Kind::Double)
     }
 
     fn gradient(&self, logits: &Tensor, weights: Weights) -> Tensor {
@@ -227,6 +230,7 @@ impl Terms {
 /// (hidden [N, D], head [V, D], labels [N]) to (objective, [Σ cross-entropy, targets]). The gradients are
 /// made in the forward pass, piece by piece, while the logits of the piece are there.
 struct HeadLoss {
+    launcher: Option<Arc<dyn Launcher>>,
     rule: Rule,
 }
 
@@ -235,18 +239,17 @@ impl Operator for HeadLoss {
         let [hidden, head, labels] = inputs else { return Err(Error::bug("the loss has three inputs")) };
         let (wants_hidden, wants_head) = (hidden.requires_grad(), head.requires_grad());
         let (hidden, head) = (hidden.detach(), head.detach());
-        let weights = Weights::of(self.rule, labels);
-        let (mut cross_entropy, mut squares) = (0.0, 0.0);
+        let weights = weights_of(self.rule, labels);
+        // They are read at the end only: a GPU does not wait for each piece.
+        let mut sums = Tensor::zeros([2], (Kind::Double, labels.device()));
         let mut d_hidden = Vec::new();
         // The head may be f32 where all else is bf16; then it is rounded for the products, and its gradient is not.
         let mut d_head = head.zeros_like();
         let head = head.to_kind(hidden.kind());
         for (first, rows) in chunks(labels, head.size()[0]) {
             let (x, labels) = (hidden.narrow(0, first, rows), labels.narrow(0, first, rows));
-            let logits = widened(x.linear(&head, None::<&Tensor>));
-            let piece = piece(logits, &labels, weights)?;
-            cross_entropy += piece.cross_entropy;
-            squares += piece.squares;
+            let piece = piece(self.launcher.as_ref(), x.linear(&head, None::<&Tensor>), &labels, weights)?;
+            sums += piece.sums;
             let d_logits = piece.gradient.to_kind(hidden.kind());
             if wants_hidden {
                 d_hidden.push(d_logits.matmul(&head));
@@ -259,6 +262,7 @@ impl Operator for HeadLoss {
                 }
             }
         }
+        let (cross_entropy, squares) = (sums.double_value(&[0]), sums.double_value(&[1]));
         let penalty = match self.rule {
             Rule::Corrected { .. } => 0.5 * squares * weights.penalty,
             Rule::Reference { .. } => 0.0,
@@ -316,7 +320,8 @@ mod tests {
         truth.backward();
         let (d_hidden, d_head) = (hidden.grad().copy(), head.grad().copy());
         let (hidden, head) = (leaf(&[8, 5], 0.1), leaf(&[7, 5], 0.7));
-        let loss = head_loss(&hidden, &head, &labels(), Rule::Corrected { targets: 9, l2wrap: 0.3 }).expect("runs");
+        let loss =
+            head_loss(None, &hidden, &head, &labels(), Rule::Corrected { targets: 9, l2wrap: 0.3 }).expect("runs");
         loss.objective.backward();
         close(&loss.objective, &truth);
         close(&hidden.grad(), &d_hidden);
@@ -330,11 +335,11 @@ mod tests {
     fn micro_batches_add_up_to_the_global_batch() {
         let rule = Rule::Corrected { targets: 6, l2wrap: 0.3 };
         let (hidden, head) = (leaf(&[8, 5], 0.1), leaf(&[7, 5], 0.7));
-        head_loss(&hidden, &head, &labels(), rule).expect("runs").objective.backward();
+        head_loss(None, &hidden, &head, &labels(), rule).expect("runs").objective.backward();
         let whole = head.grad().copy();
         let head = leaf(&[7, 5], 0.7);
         for (first, rows) in [(0, 2), (2, 5), (7, 1)] {
-            let part = head_loss(&hidden.narrow(0, first, rows), &head, &labels().narrow(0, first, rows), rule);
+            let part = head_loss(None, &hidden.narrow(0, first, rows), &head, &labels().narrow(0, first, rows), rule);
             part.expect("runs").objective.backward();
         }
         close(&head.grad(), &whole);
@@ -347,7 +352,7 @@ mod tests {
             let (hidden, head) = (leaf(&[8, 5], 0.1), leaf(&[7, 5], 0.7));
             let labels =
                 Tensor::cat(&[labels().narrow(0, 0, 4), Tensor::full([4], NO_TARGET, (Kind::Int64, Device::Cpu))], 0);
-            head_loss(&hidden.narrow(0, 0, rows), &head, &labels.narrow(0, 0, rows), rule)
+            head_loss(None, &hidden.narrow(0, 0, rows), &head, &labels.narrow(0, 0, rows), rule)
                 .expect("runs")
                 .objective
                 .backward();
@@ -361,7 +366,7 @@ mod tests {
         let (hidden, head) = (leaf(&[1, 5], 0.1), leaf(&[7, 5], 0.7));
         let labels = Tensor::from_slice(&[7i64]);
         let rule = Rule::Corrected { targets: 1, l2wrap: 0.0 };
-        let error = head_loss(&hidden, &head, &labels, rule).expect_err("refuses");
+        let error = head_loss(None, &hidden, &head, &labels, rule).expect_err("refuses");
         assert!(error.to_string().contains("not in the vocabulary"), "{error}");
     }
 }

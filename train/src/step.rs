@@ -91,7 +91,7 @@ fn forward_backward(model: &Rwkv7, batch: &Batch, step: u64, rule: Rule) -> Resu
     let hidden = hidden(model, batch);
     model.set_dropout(None);
     let (hidden, labels) = hidden?;
-    let loss = loss::head_loss(&hidden, model.head(), &labels, rule)?;
+    let loss = loss::head_loss(model.launcher(), &hidden, model.head(), &labels, rule)?;
     loss.objective.f_backward().map_err(fault::torch)?;
     Ok(loss.cross_entropy)
 }

@@ -12,15 +12,18 @@ use std::sync::Arc;
 
 use emulator::Emulator;
 use midi_train::config::Precision;
-use midi_train::cuda::fused::{FUSED, Gated, mixes, norm_bonus_gate, squared_relu};
+use midi_train::cuda::fused::{
+    FUSED, Gated, LOSS, LossWeights, Raw, TERMS, loss_in_place, mixes, norm_bonus_gate, squared_relu, wkv_terms,
+};
 use midi_train::cuda::{Cache, Launcher, Source, compile, nvrtc_is_here};
 use midi_train::gpu_check::{apart, losses};
+use midi_train::loss::{Rule, logits_gradient};
 use midi_train::wkv::conformance::{Terms, relative_difference, run_on};
 use midi_train::wkv::{CHUNKS, CpuWkv, CudaWkv, Form, STEPS, WkvBackend, cuda_suites};
 use tch::{Device, Kind, Tensor};
 
 /// Every file of kernels.
-static SOURCES: [&Source; 3] = [&STEPS, &CHUNKS, &FUSED];
+static SOURCES: [&Source; 5] = [&STEPS, &CHUNKS, &FUSED, &TERMS, &LOSS];
 
 fn emulated(form: Form) -> Option<Arc<dyn WkvBackend>> {
     let Some(emulator) = Emulator::new() else {
@@ -132,6 +135,87 @@ fn fused_kernels_are_torchs_operators() {
     };
     let vector: &[i64] = &[width];
     agree("norm, bonus and gate", &[rows, rows, rows, rows, rows, vector, vector, &[3, 64]], &fused, &plain);
+}
+
+#[test]
+fn the_terms_kernel_is_torchs_operators() {
+    let Some(emulator) = Emulator::new() else {
+        println!("skipped: there is no C++ compiler to emulate kernels with");
+        return;
+    };
+    let launcher: Arc<dyn Launcher> = Arc::new(emulator);
+    let (batch, time, width) = (2, 7, 192);
+    let (rows, vector): (&[i64], &[i64]) = (&[batch, time, width], &[width]);
+    // Numbers so large that all parts of the sigmoids are seen.
+    let fused = |inputs: &[Tensor]| {
+        let [w, k, a, k_k, k_a, values @ ..] = inputs else { panic!("five inputs at least") };
+        let values = <&[Tensor; 3]>::try_from(values).ok().map(<[Tensor; 3]>::each_ref);
+        wkv_terms(&launcher, Raw { w: &(w * 8.0), k, a: &(a * 8.0), k_k, k_a, values }).expect("runs")
+    };
+    let plain = |inputs: &[Tensor]| {
+        let [w, k, a, k_k, k_a, values @ ..] = inputs else { panic!("five inputs at least") };
+        let rate = (a * 8.0).sigmoid();
+        let long = (k * k_k).view([batch, time, 3, 64]);
+        let length = long.square().sum_dim_intlist([-1i64].as_slice(), true, None::<Kind>).sqrt();
+        let kappa = (long / length).view([batch, time, width]);
+        let gated = k * ((&rate - 1.0) * k_a + 1.0);
+        let mut results = vec![(w * 8.0).log_sigmoid() - 0.5, gated, -&kappa, kappa * rate];
+        if let [v, towards, first] = values {
+            results.push(v + (first - v) * towards.sigmoid());
+        }
+        results
+    };
+    agree("terms of the first layer", &[rows, rows, rows, vector, vector], &fused, &plain);
+    agree("terms of other layers", &[rows, rows, rows, vector, vector, rows, rows, rows], &fused, &plain);
+    let zero = Tensor::zeros([1, 1, 64], (Kind::Float, Device::Cpu));
+    let key = zero.copy().set_requires_grad(true);
+    let raw = Raw { w: &zero, k: &key, a: &zero, k_k: &zero, k_a: &zero, values: None };
+    let [_, _, away, back] = <[Tensor; 4]>::try_from(wkv_terms(&launcher, raw).expect("runs")).expect("four");
+    (away + back).sum(Kind::Float).backward();
+    assert!(key.grad().isfinite().all().int64_value(&[]) == 1, "a key of zeros has no direction");
+}
+
+#[test]
+fn the_loss_kernel_is_the_loss_of_torchs_operators() {
+    let Some(emulator) = Emulator::new() else {
+        println!("skipped: there is no C++ compiler to emulate kernels with");
+        return;
+    };
+    let launcher: Arc<dyn Launcher> = Arc::new(emulator);
+    let (rows, width) = (5, 601);
+    let labels = Tensor::from_slice(&[0i64, 600, -100, 299, 7]);
+    for (kind, tolerance) in [(Kind::Float, 2e-6), (Kind::BFloat16, 4e-3)] {
+        let logits = (wave(3, &[rows, width]) * 8.0).to_kind(kind);
+        for (rule, everywhere) in [
+            (Rule::Corrected { targets: 9, l2wrap: 0.3 }, false),
+            (Rule::Corrected { targets: 9, l2wrap: 0.0 }, false),
+            (Rule::Reference { accumulation: 2, l2wrap: 0.3 }, true),
+        ] {
+            let (truth, cross_entropy) =
+                logits_gradient(&logits.to_kind(Kind::Double), &labels, rule).expect("runs in torch");
+            let (cross, penalty) = match rule {
+                Rule::Corrected { targets, l2wrap } => (1.0 / targets as f64, l2wrap / targets as f64),
+                Rule::Reference { accumulation, l2wrap } => (0.25 / accumulation as f64, l2wrap / rows as f64),
+            };
+            let weights = LossWeights { cross_entropy: cross, penalty, penalty_everywhere: everywhere };
+            let found = logits.copy();
+            let sums = loss_in_place(&launcher, &found, &labels, weights).expect("runs");
+            let relative = relative_difference(&found, &truth);
+            println!("loss {kind:?} {rule:?}: {relative:.1e}");
+            assert!(relative < tolerance, "{kind:?} {rule:?}: {relative:e}");
+            let sum = |column| sums.select(1, column).sum(Kind::Double).double_value(&[]);
+            assert!((sum(0) / cross_entropy - 1.0).abs() < 1e-6, "{} {cross_entropy}", sum(0));
+            let largest = logits.to_kind(Kind::Double).max_dim(1, false).0 * labels.ge(0).to_kind(Kind::Double);
+            assert!((sum(1) / largest.square().sum(Kind::Double).double_value(&[]) - 1.0).abs() < 1e-6);
+        }
+    }
+    let outside = loss_in_place(
+        &launcher,
+        &Tensor::zeros([1, 4], (Kind::Float, Device::Cpu)),
+        &Tensor::from_slice(&[4i64]),
+        LossWeights { cross_entropy: 1.0, penalty: 0.0, penalty_everywhere: false },
+    );
+    assert!(outside.expect("runs").double_value(&[0, 0]).is_nan(), "a label that the vocabulary does not have");
 }
 
 #[test]

@@ -167,7 +167,7 @@ fn golden_model_forward_and_backward() {
                 model.hidden_with_stages(ids, time_state.as_deref(), Some(&mut stage)).expect("the forward pass runs");
             assert_eq!(seen, file.under("act.").count(), "every activation is compared");
             let logits = model.logits(&hidden);
-            let loss = loss::head_loss(&hidden, model.head(), targets, SEED_RULE).expect("the loss runs");
+            let loss = loss::head_loss(None, &hidden, model.head(), targets, SEED_RULE).expect("the loss runs");
             loss.objective.f_backward().expect("the backward pass runs");
 
             if seen > 0 {
@@ -219,7 +219,7 @@ fn golden_model_forward_and_backward() {
             if file.under("grad_no_l2wrap.").next().is_some() {
                 let model = file.model(&backend);
                 let hidden = model.hidden(ids, None).expect("runs");
-                let loss = loss::head_loss(&hidden, model.head(), targets, plain).expect("runs");
+                let loss = loss::head_loss(None, &hidden, model.head(), targets, plain).expect("runs");
                 loss.objective.f_backward().expect("runs");
                 for (name, truth) in file.under("grad_no_l2wrap.") {
                     let found = gradient(model.parameters().get(name).expect("a parameter"));
@@ -345,7 +345,7 @@ fn golden_model_optimizer() {
             for step in 0..rates.len() {
                 model.parameters_mut().clear_gradients();
                 let hidden = model.hidden(batch.get("idx"), None).expect("runs");
-                let loss = loss::head_loss(&hidden, model.head(), batch.get("targets"), SEED_RULE).expect("runs");
+                let loss = loss::head_loss(None, &hidden, model.head(), batch.get("targets"), SEED_RULE).expect("runs");
                 loss.objective.f_backward().expect("runs");
                 let norm = global_norm(model.parameters());
                 let lr = schedule.at(step as u64);

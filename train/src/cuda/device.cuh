@@ -53,6 +53,16 @@ __device__ inline bf16 narrow<bf16>(float x) {
   return result;
 }
 
+// Number n of an array of T.
+template <typename T>
+__device__ inline float at(const void* from, size_t n) {
+  return wide(static_cast<const T*>(from)[n]);
+}
+template <typename T>
+__device__ inline void put(void* to, size_t n, float x) {
+  static_cast<T*>(to)[n] = narrow<T>(x);
+}
+
 // Writes two neighbouring numbers; `to` is aligned to both together.
 __device__ inline void store_pair(float* to, float low, float high) {
   to[0] = low;

@@ -2,15 +2,6 @@
 // ReLU, the norm of heads with bonus and gate, and AdamW. What parameters get is summed in f32 by column, a block's part
 // at a time; whoever launches the kernel adds the parts up, in one order.
 
-template <typename T>
-__device__ inline float at(const void* from, size_t n) {
-  return wide(static_cast<const T*>(from)[n]);
-}
-template <typename T>
-__device__ inline void put(void* to, size_t n, float x) {
-  static_cast<T*>(to)[n] = narrow<T>(x);
-}
-
 // x + (before - x) mix, for up to six mixes of rows [B T, D]. The row before the first one of a sequence, and before one
 // that begins anew, is zero.
 struct MixArguments {

@@ -3,6 +3,9 @@
 //! give the same up to rounding.
 #![expect(unsafe_code, reason = "kernels are given pointers to tensors")]
 
+mod loss;
+mod terms;
+
 use std::sync::Arc;
 
 use midi_ingest::job::exit::{Error, Result};
@@ -12,6 +15,9 @@ use super::{Arguments, Launcher, Source, Spread};
 use crate::autograd::{self, Operator, Outputs};
 use crate::fault;
 
+pub use loss::{LOSS, LossWeights, loss_in_place};
+pub use terms::{Raw, TERMS, wkv_terms};
+
 /// The kernels of this file.
 pub static FUSED: Source = Source { name: "fused.cu", text: include_str!("fused.cu") };
 
@@ -19,7 +25,7 @@ pub static FUSED: Source = Source { name: "fused.cu", text: include_str!("fused.
 const MIXES: usize = 6;
 /// Blocks that share the rows of one column; as many parts of a parameter's gradient are added up.
 const ROW_BLOCKS: i64 = 256;
-/// Warps of a block of the norm's kernels.
+/// Warps of a block of the kernels that take a head at a time.
 const WARPS: i64 = 4;
 /// Lanes of a head.
 const HEAD: i64 = 64;
@@ -48,6 +54,18 @@ fn taken(launcher: &Arc<dyn Launcher>, tensors: &[&Tensor]) -> Result<Vec<Tensor
 
 fn empty_like(tensor: &Tensor) -> Result<Tensor> {
     Tensor::f_empty(tensor.size(), (tensor.kind(), tensor.device())).map_err(fault::torch)
+}
+
+/// The rows of [B, T, D] and the heads of each.
+fn rows_and_heads(x: &Tensor) -> Result<(i64, i64)> {
+    let (batch, time, width) = x.size3().map_err(fault::torch)?;
+    Ok((batch * time, width / HEAD))
+}
+
+/// A kernel of a warp a row and a head.
+fn warps_over(rows: i64, heads: i64) -> Spread {
+    let blocks = (rows + WARPS - 1).div_euclid(WARPS).min(ROW_BLOCKS);
+    Spread { blocks: [heads as u32, blocks as u32], threads: 32 * WARPS as u32, shared: 0 }
 }
 
 /// Room for `parts` parts of gradients of `columns` values.
@@ -228,17 +246,10 @@ struct Norm {
 }
 
 impl Norm {
-    /// Rows, heads and blocks over the rows.
-    fn sizes(y: &Tensor) -> Result<(i64, i64, i64)> {
-        let (batch, time, width) = y.size3().map_err(fault::torch)?;
-        let rows = batch * time;
-        Ok((rows, width / HEAD, (rows + WARPS - 1).div_euclid(WARPS).min(ROW_BLOCKS)))
-    }
-
     /// Starts a pass over the eight inputs; `rest` is the gradient, the output and the gradients of the inputs.
     fn launch(&self, pass: &str, inputs: &[Tensor], rest: [Option<&Tensor>; 8]) -> Result<()> {
         let [y, r, k, v, g, weight, bias, r_k] = inputs else { return Err(Error::bug("the norm has eight inputs")) };
-        let (rows, heads, blocks) = Norm::sizes(y)?;
+        let (rows, heads) = rows_and_heads(y)?;
         let wide = [r, k, v, g].iter().all(|x| x.numel() == y.numel());
         if !wide || [weight, bias, r_k].iter().any(|x| x.numel() as i64 != heads * HEAD) {
             return Err(Error::bug(format!("the norm of {:?} was given other sizes", y.size())));
@@ -246,10 +257,9 @@ impl Norm {
         let first = Arguments::new().int(rows as i32).int(heads as i32).float(self.epsilon).float(0.0);
         let arguments = inputs.iter().fold(first, Arguments::tensor);
         let arguments = rest.into_iter().fold(arguments, Arguments::tensor_or_null);
-        let spread = Spread { blocks: [heads as u32, blocks as u32], threads: 32 * WARPS as u32, shared: 0 };
         let name = format!("norm_{pass}_{}", numbers(y.kind())?);
         // SAFETY: all tensors were taken by `taken` or made here, and their sizes were checked.
-        unsafe { self.launcher.launch(&FUSED, &name, spread, &arguments) }
+        unsafe { self.launcher.launch(&FUSED, &name, warps_over(rows, heads), &arguments) }
     }
 }
 
@@ -267,7 +277,8 @@ impl Operator for Norm {
         };
         let gradient = taken(&self.launcher, &[gradient])?;
         let made = kept.iter().take(5).map(empty_like).collect::<Result<Vec<_>>>()?;
-        let (_, heads, blocks) = Norm::sizes(y)?;
+        let (rows, heads) = rows_and_heads(y)?;
+        let blocks = i64::from(warps_over(rows, heads).blocks[1]);
         let parts = parts(&self.launcher, blocks * WARPS, &[3, heads * HEAD])?;
         let [dy, dr, dk, dv, dg] = made.as_slice() else { return Err(Error::bug("five gradients were made")) };
         let rest = [gradient.first(), None, Some(dy), Some(dr), Some(dk), Some(dv), Some(dg), Some(&parts)];

@@ -15,6 +15,7 @@ use super::shape::Shape;
 use super::state::State;
 use super::time_mix::Stages;
 use crate::config::Precision;
+use crate::cuda::Launcher;
 use crate::data::Batch;
 use crate::fault;
 use crate::wkv::WkvBackend;
@@ -147,6 +148,11 @@ impl Rwkv7 {
     /// Where the parameters are, and the ids of a pass must be.
     pub fn device(&self) -> Device {
         self.embedding.device()
+    }
+
+    /// What starts kernels of this package where the network computes; none on a processor.
+    pub fn launcher(&self) -> Option<&Arc<dyn Launcher>> {
+        self.backend.launcher()
     }
 
     /// The parameters by name.

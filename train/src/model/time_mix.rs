@@ -118,7 +118,7 @@ impl TimeMix {
         let v_own = self.value.forward(&x_v);
         let towards = v_first.map(|v_first| (self.v.apply(&x_v, |inside| inside), v_first));
         let a_raw = self.a.apply(&x_a, |inside| inside);
-        let Terms { w, k, v, away, back } = terms(Raw {
+        let raw = Raw {
             w: &self.w.apply(&x_w, |inside| inside.tanh()),
             k: &self.key.forward(&x_k),
             v: &v_own,
@@ -126,7 +126,8 @@ impl TimeMix {
             towards: towards.as_ref().map(|(towards, v_first)| (towards, *v_first)),
             k_k: &self.k_k,
             k_a: &self.k_a,
-        })?;
+        };
+        let Terms { w, k, v, away, back } = terms(launcher, raw)?;
         let g = self.g.apply(&x_g, |inside| inside.sigmoid());
 
         let heads = |x: &Tensor| x.view([batch, time, self.heads, HEAD as i64]);

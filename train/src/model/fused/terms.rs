@@ -1,6 +1,8 @@
 //! What the WKV operator takes, from what the matrix products of time mixing give: the decay, the key, the value and
 //! the two vectors by which the state is edited. Letters are those of the equations.
 
+use std::sync::Arc;
+
 use midi_ingest::job::exit::{Error, Result};
 use multiversion::multiversion;
 use tch::Tensor;
@@ -10,6 +12,7 @@ use super::{BLOCK, Lane, add_up, blocks_of, gradients, heads, heads_mut, is_ours
 use crate::autograd::{self, Operator, Outputs};
 use crate::cpu::lanes::{Fresh, Lanes};
 use crate::cpu::{parallel, scalar};
+use crate::cuda::{self, Launcher};
 
 /// Least norm that the removal direction is divided by.
 const LEAST_NORM: f32 = 1e-12;
@@ -48,7 +51,13 @@ pub(in crate::model) struct Terms {
 }
 
 /// The operator's terms.
-pub(in crate::model) fn terms(raw: Raw<'_>) -> Result<Terms> {
+pub(in crate::model) fn terms(launcher: Option<&Arc<dyn Launcher>>, raw: Raw<'_>) -> Result<Terms> {
+    if let Some(launcher) = launcher {
+        let Raw { w, k, v, a, towards, k_k, k_a } = raw;
+        let values = towards.map(|(towards, first)| [v, towards, first]);
+        let made = cuda::fused::wkv_terms(launcher, cuda::fused::Raw { w, k, a, k_k, k_a, values })?;
+        return Terms::of(made, v);
+    }
     let mut inputs = vec![raw.w, raw.k, raw.a, raw.k_k, raw.k_a];
     if let Some((towards, v_first)) = raw.towards {
         inputs.extend([raw.v, towards, v_first]);
@@ -56,11 +65,17 @@ pub(in crate::model) fn terms(raw: Raw<'_>) -> Result<Terms> {
     if !is_ours(&inputs) {
         return Ok(plain(raw));
     }
-    let mut made = autograd::apply(Fused, &inputs)?.into_iter();
-    let mut next = || made.next().ok_or_else(|| Error::bug("the terms of the WKV operator are not all there"));
-    let (w, k, away, back) = (next()?, next()?, next()?, next()?);
-    let v = if raw.towards.is_some() { next()? } else { raw.v.shallow_clone() };
-    Ok(Terms { w, k, v, away, back })
+    Terms::of(autograd::apply(Fused, &inputs)?, raw.v)
+}
+
+impl Terms {
+    /// Of (ŵ, k, −κ, κa) and, if it is not `own`, the value.
+    fn of(made: Vec<Tensor>, own: &Tensor) -> Result<Self> {
+        let mut made = made.into_iter();
+        let mut next = || made.next().ok_or_else(|| Error::bug("the terms of the WKV operator are not all there"));
+        let (w, k, away, back) = (next()?, next()?, next()?, next()?);
+        Ok(Terms { w, k, v: made.next().unwrap_or_else(|| own.shallow_clone()), away, back })
+    }
 }
 
 /// The same in torch's operators.
@@ -293,7 +308,7 @@ mod tests {
                 // Values away from the middle, so that all parts of the sigmoids are seen.
                 let raw =
                     Raw { w: &(&t[0] * 6.0), k: &t[1], v: &t[2], a: &(&t[3] * 9.0), towards, k_k: &t[6], k_a: &t[7] };
-                let Terms { w, k, v, away, back } = terms(raw).expect("runs");
+                let Terms { w, k, v, away, back } = terms(None, raw).expect("runs");
                 let unused = (&t[4] + &t[5]) * 0.0;
                 vec![w, k, v + unused, away, back]
             });
@@ -305,7 +320,7 @@ mod tests {
         let zero = Tensor::zeros([1, 1, 64], tch::kind::FLOAT_CPU);
         let key = zero.copy().set_requires_grad(true);
         let raw = Raw { w: &zero, k: &key, v: &zero, a: &zero, towards: None, k_k: &zero, k_a: &zero };
-        let made = terms(raw).expect("runs");
+        let made = terms(None, raw).expect("runs");
         (made.away + made.back).sum(tch::Kind::Float).backward();
         assert_eq!(key.grad().isfinite().all().int64_value(&[]), 1);
     }
