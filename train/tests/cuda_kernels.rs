@@ -11,13 +11,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use emulator::Emulator;
-use midi_train::config::Precision;
+use midi_train::config::{OptimizerConfig, Precision};
 use midi_train::cuda::fused::{
     FUSED, Gated, LOSS, LossWeights, Raw, TERMS, loss_in_place, mixes, norm_bonus_gate, squared_relu, wkv_terms,
 };
 use midi_train::cuda::{Cache, Launcher, Source, compile, nvrtc_is_here};
 use midi_train::gpu_check::{apart, losses};
 use midi_train::loss::{Rule, logits_gradient};
+use midi_train::model::Parameters;
+use midi_train::optim::AdamW;
 use midi_train::wkv::conformance::{Terms, relative_difference, run_on};
 use midi_train::wkv::{CHUNKS, CpuWkv, CudaWkv, Form, STEPS, WkvBackend, cuda_suites};
 use tch::{Device, Kind, Tensor};
@@ -216,6 +218,39 @@ fn the_loss_kernel_is_the_loss_of_torchs_operators() {
         LossWeights { cross_entropy: 1.0, penalty: 0.0, penalty_everywhere: false },
     );
     assert!(outside.expect("runs").double_value(&[0, 0]).is_nan(), "a label that the vocabulary does not have");
+}
+
+#[test]
+fn adamw_updates_any_number_of_parameters_as_on_the_processor() {
+    let Some(emulator) = Emulator::new() else {
+        println!("skipped: there is no C++ compiler to emulate kernels with");
+        return;
+    };
+    let launcher: Arc<dyn Launcher> = Arc::new(emulator);
+    // More parameters than one launch takes, and of them some that several blocks share.
+    let sizes = |index: i64| if index % 9 == 4 { 4096 * 2 + 1 } else { 1 + index % 5 };
+    let trained = |launcher: Option<&Arc<dyn Launcher>>| {
+        let matrix = |index: i64| (format!("blocks.{index}.att.key.weight"), wave(index, &[1, sizes(index)]));
+        let leaves: Parameters = (0..70).map(matrix).map(|(name, x)| (name, x.to_kind(Kind::Float))).collect();
+        let mut parameters = leaves;
+        parameters.set_trainable(true);
+        let optimizer = AdamW::new(OptimizerConfig::default(), &parameters);
+        let mut optimizer =
+            launcher.into_iter().fold(optimizer, |optimizer, launcher| optimizer.with_kernels(Arc::clone(launcher)));
+        for step in 0..3 {
+            parameters.clear_gradients();
+            for (salt, (_, tensor)) in parameters.iter().enumerate() {
+                let weight = wave(salt as i64 + 100 * step, &tensor.size()).to_kind(Kind::Float);
+                (tensor * weight).sum(Kind::Float).backward();
+            }
+            optimizer.update(&parameters, 1e-2, 0.5).expect("updates");
+        }
+        parameters.iter().map(|(_, tensor)| tensor.detach()).collect::<Vec<_>>()
+    };
+    for (found, truth) in trained(Some(&launcher)).iter().zip(&trained(None)) {
+        let worst = (found - truth).abs().max().double_value(&[]);
+        assert!(worst < 1e-6, "{worst:e}");
+    }
 }
 
 #[test]

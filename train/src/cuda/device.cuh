@@ -6,6 +6,9 @@
 
 #ifndef MIDI_EMULATED
 #define KERNEL(threads, name, Arguments) extern "C" __global__ void __launch_bounds__(threads) name(const Arguments args)
+// For arguments that hold a list: it is indexed where it lies, and not copied for each thread.
+#define KERNEL_OF_LIST(threads, name, Arguments) \
+  extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Arguments args)
 #define DYNAMIC_SHARED(Type, name)                                   \
   extern __shared__ __align__(16) unsigned char midi_shared_bytes[]; \
   Type& name = *reinterpret_cast<Type*>(midi_shared_bytes)

@@ -167,25 +167,37 @@ __device__ inline void norm_backward(const NormArguments& args) {
   }
 }
 
-// One update of n f32 numbers.
-struct AdamArguments {
-  int n;
-  float beta1, beta2, epsilon;
-  float factor;                    // of the gradient
-  float keep;                      // of the number itself: weight decay
-  float rate, second_correction;   // rate over the first moment's correction; that of the second
+// One update of many arrays of f32, so that hundreds of parameters take a few launches.
+struct Updated {
   float *parameter, *first, *second;
   const float* gradient;
+  int n, block;      // how many numbers; the block that begins with the first of them
+  float keep, rate;  // what decay leaves of a number; the rate over the first moment's correction
 };
 
-KERNEL(256, adamw, AdamArguments) {
-  for (int n = blockIdx.x * 256 + threadIdx.x; n < args.n; n += gridDim.x * 256) {
-    const float g = args.gradient[n] * args.factor;
-    const float first = args.first[n] + (1.0f - args.beta1) * (g - args.first[n]);
-    const float second = args.second[n] + (1.0f - args.beta2) * (g * g - args.second[n]);
+constexpr int kUpdated = 64, kNumbersOfBlock = 4096;
+
+struct AdamArguments {
+  int count;
+  float beta1, beta2, epsilon;
+  float factor;             // of the gradient
+  float second_correction;  // of the second moment
+  Updated of[kUpdated];
+};
+
+KERNEL_OF_LIST(256, adamw, AdamArguments) {
+  const int block = blockIdx.x;
+  int which = 0;
+  while (which + 1 < args.count && args.of[which + 1].block <= block) which++;
+  const Updated& it = args.of[which];
+  const int begin = (block - it.block) * kNumbersOfBlock, end = min(begin + kNumbersOfBlock, it.n);
+  for (int n = begin + threadIdx.x; n < end; n += 256) {
+    const float g = it.gradient[n] * args.factor;
+    const float first = it.first[n] + (1.0f - args.beta1) * (g - it.first[n]);
+    const float second = it.second[n] + (1.0f - args.beta2) * (g * g - it.second[n]);
     const float root = sqrtf(second / args.second_correction) + args.epsilon;
-    args.first[n] = first, args.second[n] = second;
-    args.parameter[n] = args.parameter[n] * args.keep - first / root * args.rate;
+    it.first[n] = first, it.second[n] = second;
+    it.parameter[n] = it.parameter[n] * it.keep - first / root * it.rate;
   }
 }
 

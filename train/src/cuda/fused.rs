@@ -3,6 +3,7 @@
 //! give the same up to rounding.
 #![expect(unsafe_code, reason = "kernels are given pointers to tensors")]
 
+mod adamw;
 mod loss;
 mod terms;
 
@@ -15,6 +16,7 @@ use super::{Arguments, Launcher, Source, Spread};
 use crate::autograd::{self, Operator, Outputs};
 use crate::fault;
 
+pub use adamw::{AdamTerms, Update, adamw};
 pub use loss::{LOSS, LossWeights, loss_in_place};
 pub use terms::{Raw, TERMS, wkv_terms};
 
@@ -285,53 +287,4 @@ impl Operator for Norm {
         self.launch("backward", kept, rest)?;
         Ok(made.into_iter().map(Some).chain(summed(&parts, &[weight, bias, r_k])).collect())
     }
-}
-
-/// The numbers of an update by AdamW.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamTerms {
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub epsilon: f64,
-    /// The gradient is multiplied by it.
-    pub factor: f64,
-    /// The parameter is multiplied by it.
-    pub keep: f64,
-    /// Learning rate over the correction of the first moment.
-    pub rate: f64,
-    /// Correction of the second moment.
-    pub correction: f64,
-}
-
-/// Updates `parameter` and its moments in place; all are f32, contiguous and of one size.
-///
-/// # Errors
-/// They are not, or a failure of the device.
-pub fn adamw(
-    launcher: &Arc<dyn Launcher>,
-    parameter: &Tensor,
-    gradient: &Tensor,
-    [first, second]: [&Tensor; 2],
-    terms: AdamTerms,
-) -> Result<()> {
-    let all = [parameter, first, second, gradient];
-    let fits = |x: &&Tensor| {
-        x.kind() == Kind::Float
-            && x.device() == launcher.device()
-            && x.is_contiguous()
-            && x.numel() == parameter.numel()
-    };
-    if !all.iter().all(fits) {
-        return Err(Error::bug(format!("AdamW on {:?} was given something else", launcher.device())));
-    }
-    let AdamTerms { beta1, beta2, epsilon, factor, keep, rate, correction } = terms;
-    let numbers = [beta1, beta2, epsilon, factor, keep, rate, correction];
-    let first = Arguments::new().int(count(parameter)?);
-    let arguments = numbers.into_iter().fold(first, |arguments, number| arguments.float(number as f32));
-    let arguments = all.into_iter().fold(arguments, Arguments::tensor);
-    // SAFETY: the tensors were checked above.
-    unsafe { launcher.launch(&FUSED, "adamw", along(parameter), &arguments) }
 }

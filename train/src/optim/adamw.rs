@@ -12,7 +12,7 @@ use crate::config::OptimizerConfig;
 use crate::cpu::lanes::{InPlace, Lanes};
 use crate::cpu::parallel;
 use crate::cuda::Launcher;
-use crate::cuda::fused::{self, AdamTerms};
+use crate::cuda::fused::{self, AdamTerms, Update};
 use crate::dist::{Group as Ranks, shard};
 use crate::model::Parameters;
 
@@ -24,7 +24,7 @@ pub struct AdamW {
     slots: Vec<Slot>,
     /// Whether the slots are this rank's part only.
     sharded: bool,
-    /// What starts the kernel that updates a parameter, where there is one.
+    /// What starts the kernel that updates parameters, where there is one.
     launcher: Option<Arc<dyn Launcher>>,
 }
 
@@ -57,7 +57,7 @@ impl AdamW {
         AdamW { config, updates: 0, slots: parameters.iter().map(slot).collect(), sharded: false, launcher: None }
     }
 
-    /// The same optimiser, which updates each parameter by one kernel.
+    /// The same optimiser, which updates parameters by a kernel.
     #[must_use]
     pub fn with_kernels(self, launcher: Arc<dyn Launcher>) -> Self {
         AdamW { launcher: Some(launcher), ..self }
@@ -172,6 +172,7 @@ impl AdamW {
         let OptimizerConfig { beta1, beta2, epsilon, weight_decay, .. } = self.config;
         let correction = |beta: f64| 1.0 - beta.powf(self.updates as f64);
         let (correction1, correction2) = (correction(beta1), correction(beta2));
+        let mut updates = Vec::new();
         no_grad(|| {
             for slot in &mut self.slots {
                 let mut parameter = parameters.get(&slot.name)?.shallow_clone();
@@ -189,10 +190,9 @@ impl AdamW {
                 let rate = lr * slot.group.rate;
                 let kept = if slot.group.decays { 1.0 - rate * weight_decay } else { 1.0 };
                 let rate = rate / correction1;
-                if let Some(launcher) = &self.launcher {
-                    let terms = AdamTerms { beta1, beta2, epsilon, factor, keep: kept, rate, correction: correction2 };
-                    let moments = [&slot.first, &slot.second];
-                    fused::adamw(launcher, &parameter, &grad.contiguous(), moments, terms)?;
+                if self.launcher.is_some() {
+                    let moments = [slot.first.shallow_clone(), slot.second.shallow_clone()];
+                    updates.push(Update { parameter, gradient: grad.contiguous(), moments, keep: kept, rate });
                     continue;
                 }
                 let change = Change {
@@ -206,7 +206,13 @@ impl AdamW {
                 };
                 change.apply(&mut parameter, &grad, &mut slot.first, &mut slot.second)?;
             }
-            Ok(())
+            match &self.launcher {
+                Some(launcher) => {
+                    let terms = AdamTerms { beta1, beta2, epsilon, factor, correction: correction2 };
+                    fused::adamw(launcher, &updates, terms)
+                }
+                None => Ok(()),
+            }
         })
     }
 }

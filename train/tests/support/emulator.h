@@ -149,6 +149,7 @@ inline void run() {
   static void name##_body(const Arguments& args);                                           \
   extern "C" void name(const void* arguments) { name##_body(*static_cast<const Arguments*>(arguments)); } \
   static void name##_body(const Arguments& args)
+#define KERNEL_OF_LIST(threads, name, Arguments) KERNEL(threads, name, Arguments)
 #define DYNAMIC_SHARED(Type, name) Type& name = *reinterpret_cast<Type*>(emulator::shared.data())
 
 inline void __syncthreads() { emulator::wait_for_block(); }
