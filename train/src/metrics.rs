@@ -1,6 +1,6 @@
 //! What a run writes down about itself: a line of JSON every few steps, and a summary at its end.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use midi_ingest::job::exit::{Error, Result};
 use midi_ingest::store::Store;
@@ -26,6 +26,9 @@ pub struct Line {
     pub tokens_per_second: f64,
     /// The share of positions that were not padding, 0 to 1, over the steps since the last line.
     pub filled: f64,
+    /// The share of the time that was spent waiting for batches, 0 to 1, over the steps since the last line.
+    #[serde(default)]
+    pub loader_wait: f64,
     /// Cross-entropy over the validation split, if it was taken at this step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_loss: Option<f64>,
@@ -90,12 +93,20 @@ pub struct Window {
     targets: u64,
     tokens: u64,
     positions: u64,
+    waited: Duration,
     began: Instant,
 }
 
 impl Default for Window {
     fn default() -> Self {
-        Window { cross_entropy: 0.0, targets: 0, tokens: 0, positions: 0, began: Instant::now() }
+        Window {
+            cross_entropy: 0.0,
+            targets: 0,
+            tokens: 0,
+            positions: 0,
+            waited: Duration::ZERO,
+            began: Instant::now(),
+        }
     }
 }
 
@@ -106,6 +117,16 @@ impl Window {
         self.targets += report.targets;
         self.tokens += report.tokens;
         self.positions += report.positions;
+    }
+
+    /// Adds time that was spent waiting for batches.
+    pub fn add_wait(&mut self, waited: Duration) {
+        self.waited += waited;
+    }
+
+    /// The share of the time that was spent waiting for batches.
+    pub fn loader_wait(&self) -> f64 {
+        self.waited.as_secs_f64() / self.began.elapsed().as_secs_f64().max(1e-9)
     }
 
     /// Cross-entropy in nats a target.
@@ -213,6 +234,7 @@ mod tests {
             tokens: 10 * step,
             tokens_per_second: 5.0,
             filled: 0.5,
+            loader_wait: 0.0,
             valid_loss: None,
         }
     }

@@ -13,7 +13,7 @@ use crate::checkpoint::{Checkpoints, Commit, Lease, Saver, Snapshot, Terms};
 use crate::config::{TrainConfig, Warmup};
 use crate::cpu::keep_freed;
 use crate::cuda::{Gpu, Launcher};
-use crate::data::{Batch, Dataset, Order, share, unigram_loss};
+use crate::data::{Ahead, Batch, Dataset, Order, share, unigram_loss};
 use crate::dist::{Group, RankEnv};
 use crate::metrics::{Line, MetricLog, Summary, Window};
 use crate::model::init::init;
@@ -210,7 +210,7 @@ fn run_rank(
         None => optimizer,
     };
     let optimizer = if config.optimizer.shard { optimizer.into_shard(group) } else { optimizer };
-    let train = Dataset::open(&data, &manifest, Split::Train)?;
+    let train = Arc::new(Dataset::open(&data, &manifest, Split::Train)?);
     let valid = Dataset::open(&data, &manifest, Split::Valid)?;
     let log = MetricLog::open(&store, &format!("{folder}/metrics.jsonl"), begun_at)?;
     let events = EventFile::new(&store, &folder, begun_at, log.lines());
@@ -307,6 +307,10 @@ struct Diverged<'a> {
     error: &'a str,
 }
 
+fn batch(data: &Dataset, samples: &[u64], pack: bool) -> Result<Batch> {
+    if pack { data.packed_batch(samples) } else { data.batch(samples) }
+}
+
 /// A run that is going on.
 struct Run<'a> {
     group: &'a mut Group,
@@ -316,7 +320,7 @@ struct Run<'a> {
     config: TrainConfig,
     checkpoints: Checkpoints,
     saver: Saver,
-    train: Dataset,
+    train: Arc<Dataset>,
     valid: Dataset,
     model: Rwkv7,
     /// What is tuned, if it is not the whole model.
@@ -346,6 +350,7 @@ impl Run<'_> {
         let schedule = Schedule::new(&self.config.schedule, self.plan.steps, self.plan.positions_per_step());
         let begun_at = self.optimizer.updates();
         let mut window = Window::default();
+        let mut ahead = self.batches_from(order, begun_at)?;
         progress.begin("training", self.plan.steps - begun_at.min(self.plan.steps), "steps");
         while !self.over && self.optimizer.updates() < self.plan.steps {
             let number = self.optimizer.updates();
@@ -354,7 +359,8 @@ impl Run<'_> {
                 Warmup::EachStart => schedule.at_since(number, number - begun_at),
             };
             self.group.begin(number, number > begun_at);
-            let batches = self.micro_batches(&order, number)?;
+            let batches = ahead.next()?;
+            window.add_wait(ahead.waited());
             let taken = step(&mut self.model, &mut self.optimizer, &self.config.optimizer, &batches, lr, self.group);
             let report = match taken {
                 Ok(report) => Some(report),
@@ -399,14 +405,15 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// This rank's micro-batches of a step: a stride of the global batch.
-    fn micro_batches(&self, order: &Order, number: u64) -> Result<Vec<Batch>> {
-        let samples = self.share(order.step(number, self.plan.global_batch));
-        samples.chunks(self.plan.micro_batch).map(|samples| self.batch(&self.train, samples)).collect()
-    }
-
-    fn batch(&self, data: &Dataset, samples: &[u64]) -> Result<Batch> {
-        if self.config.data.pack { data.packed_batch(samples) } else { data.batch(samples) }
+    /// This rank's micro-batches of the steps from `first` on: of each a stride of the global batch.
+    fn batches_from(&self, order: Order, first: u64) -> Result<Ahead> {
+        let data = Arc::clone(&self.train);
+        let (rank, world) = (self.group.rank(), self.group.world());
+        let (global, micro, pack) = (self.plan.global_batch, self.plan.micro_batch, self.config.data.pack);
+        Ahead::new(first..self.plan.steps, move |number| {
+            let samples = share(order.step(number, global), rank, world);
+            samples.chunks(micro).map(|samples| batch(&data, samples, pack)).collect()
+        })
     }
 
     /// This rank's part of `samples`.
@@ -451,7 +458,8 @@ impl Run<'_> {
         let samples = self.share(samples);
         let (mut sum, mut targets) = (0.0, 0);
         for samples in samples.chunks(self.plan.micro_batch) {
-            let (cross_entropy, count) = evaluate(&self.model, &self.batch(&self.valid, samples)?)?;
+            let batch = batch(&self.valid, samples, self.config.data.pack)?;
+            let (cross_entropy, count) = evaluate(&self.model, &batch)?;
             sum += cross_entropy;
             targets += count;
         }
@@ -469,6 +477,7 @@ impl Run<'_> {
             tokens: self.tokens,
             tokens_per_second: window.tokens_per_second(),
             filled: window.filled(),
+            loader_wait: window.loader_wait(),
             valid_loss,
         };
         if let Some(endpoint) = &self.endpoint {

@@ -31,7 +31,17 @@ for tag in sorted(events.Tags()['scalars']):
 ";
 
 fn line(step: u64, loss: f64, valid_loss: Option<f64>) -> Line {
-    Line { step, loss, lr: 0.5, grad_norm: 0.25, tokens: 100 * step, tokens_per_second: 200.0, filled: 1.0, valid_loss }
+    Line {
+        step,
+        loss,
+        lr: 0.5,
+        grad_norm: 0.25,
+        tokens: 100 * step,
+        tokens_per_second: 200.0,
+        filled: 1.0,
+        loader_wait: 0.0,
+        valid_loss,
+    }
 }
 
 fn python(script: &str, folder: &Path) -> Option<String> {

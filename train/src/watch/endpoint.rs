@@ -191,6 +191,7 @@ mod tests {
             tokens: 4000,
             tokens_per_second: 125.0,
             filled: 1.0,
+            loader_wait: 0.0,
             valid_loss: Some(2.25),
         };
         endpoint.show(&line);

@@ -62,6 +62,7 @@ mod tests {
             tokens,
             tokens_per_second,
             filled: 1.0,
+            loader_wait: 0.0,
             valid_loss: None,
         };
         let mut clock = Clock::default();

@@ -67,6 +67,7 @@ mod tests {
             tokens: 100 * step,
             tokens_per_second: 50.0,
             filled: 1.0,
+            loader_wait: 0.0,
             valid_loss,
         }
     }

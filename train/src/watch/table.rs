@@ -30,6 +30,7 @@ fn batch(lines: &[Line]) -> std::result::Result<RecordBatch, arrow::error::Arrow
         ("tokens", counts(|line| line.tokens) as _, false),
         ("tokens_per_second", values(|line| line.tokens_per_second) as _, false),
         ("filled", values(|line| line.filled) as _, false),
+        ("loader_wait", values(|line| line.loader_wait) as _, false),
         ("valid_loss", Arc::new(valid_loss) as _, true),
     ])
 }
@@ -52,6 +53,7 @@ mod tests {
             tokens: 100 * step,
             tokens_per_second: 50.0 + x,
             filled: 1.0 / (1.0 + x),
+            loader_wait: 0.01 * x,
             valid_loss,
         }
     }
@@ -72,6 +74,7 @@ mod tests {
                 tokens: count("tokens", row),
                 tokens_per_second: value("tokens_per_second", row),
                 filled: value("filled", row),
+                loader_wait: value("loader_wait", row),
                 valid_loss: column("valid_loss").is_valid(row).then(|| value("valid_loss", row)),
             }));
         }
