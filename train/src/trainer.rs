@@ -359,7 +359,7 @@ impl Run<'_> {
                 Warmup::EachStart => schedule.at_since(number, number - begun_at),
             };
             self.group.begin(number, number > begun_at);
-            let batches = ahead.next()?;
+            let batches = ahead.take()?;
             window.add_wait(ahead.waited());
             let taken = step(&mut self.model, &mut self.optimizer, &self.config.optimizer, &batches, lr, self.group);
             let report = match taken {

@@ -46,14 +46,14 @@ impl Ahead {
     ///
     /// # Errors
     /// That of `make`, or there is no further step (1).
-    pub fn next(&mut self) -> Result<Vec<Batch>> {
+    pub fn take(&mut self) -> Result<Vec<Batch>> {
         let began = Instant::now();
         let made = self.batches.as_ref().and_then(|batches| batches.recv().ok());
         self.waited += began.elapsed();
         made.unwrap_or_else(|| Err(Error::bug("the loader has ended")))
     }
 
-    /// How long [`Ahead::next`] has waited since this was last asked.
+    /// How long [`Ahead::take`] has waited since this was last asked.
     pub fn waited(&mut self) -> Duration {
         std::mem::take(&mut self.waited)
     }
@@ -82,9 +82,9 @@ mod tests {
     fn steps_come_in_order_and_then_no_more() {
         let mut ahead = Ahead::new(3..7, |step| Ok(numbered(step))).expect("starts");
         for step in 3..7 {
-            assert_eq!(ahead.next().expect("is made"), numbered(step));
+            assert_eq!(ahead.take().expect("is made"), numbered(step));
         }
-        assert_eq!(ahead.next().expect_err("no step is left").to_string(), "the loader has ended");
+        assert_eq!(ahead.take().expect_err("no step is left").to_string(), "the loader has ended");
         assert_eq!((ahead.waited() > Duration::ZERO, ahead.waited()), (true, Duration::ZERO));
     }
 
@@ -92,9 +92,9 @@ mod tests {
     fn the_first_error_comes_at_its_step() {
         let make = |step| if step == 1 { Err(Error::data("a bad sample")) } else { Ok(numbered(step)) };
         let mut ahead = Ahead::new(0..9, make).expect("starts");
-        assert!(ahead.next().is_ok());
-        assert_eq!(ahead.next().expect_err("fails").to_string(), "a bad sample");
-        assert!(ahead.next().is_err());
+        assert!(ahead.take().is_ok());
+        assert_eq!(ahead.take().expect_err("fails").to_string(), "a bad sample");
+        assert!(ahead.take().is_err());
     }
 
     #[test]
@@ -106,7 +106,7 @@ mod tests {
             Ok(numbered(step))
         })
         .expect("starts");
-        assert!(ahead.next().is_ok());
+        assert!(ahead.take().is_ok());
         drop(ahead);
         assert!((1..=4).contains(&made.load(Ordering::SeqCst)), "{made:?}");
     }
