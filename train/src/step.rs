@@ -170,7 +170,7 @@ mod tests {
         parameters.iter().map(|(_, tensor)| tensor.detach().copy()).collect()
     }
 
-    /// Three samples a row in two rows, one a row in two more.
+    /// Four rows, with a sample each or, packed, up to three.
     fn batch(packed: bool) -> Batch {
         let (rows, columns) = (4, 12);
         let places = if packed {

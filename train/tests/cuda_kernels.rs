@@ -151,8 +151,11 @@ fn the_terms_kernel_is_torchs_operators() {
     // Numbers so large that all parts of the sigmoids are seen.
     let fused = |inputs: &[Tensor]| {
         let [w, k, a, k_k, k_a, values @ ..] = inputs else { panic!("five inputs at least") };
-        let values = <&[Tensor; 3]>::try_from(values).ok().map(<[Tensor; 3]>::each_ref);
-        wkv_terms(&launcher, Raw { w: &(w * 8.0), k, a: &(a * 8.0), k_k, k_a, values }).expect("runs")
+        let (v, towards) = match values {
+            [v, towards, first] => (v, Some((towards, first))),
+            _ => (k, None),
+        };
+        wkv_terms(&launcher, Raw { w: &(w * 8.0), k, v, a: &(a * 8.0), towards, k_k, k_a }).expect("runs")
     };
     let plain = |inputs: &[Tensor]| {
         let [w, k, a, k_k, k_a, values @ ..] = inputs else { panic!("five inputs at least") };
@@ -171,7 +174,7 @@ fn the_terms_kernel_is_torchs_operators() {
     agree("terms of other layers", &[rows, rows, rows, vector, vector, rows, rows, rows], &fused, &plain);
     let zero = Tensor::zeros([1, 1, 64], (Kind::Float, Device::Cpu));
     let key = zero.copy().set_requires_grad(true);
-    let raw = Raw { w: &zero, k: &key, a: &zero, k_k: &zero, k_a: &zero, values: None };
+    let raw = Raw { w: &zero, k: &key, v: &zero, a: &zero, towards: None, k_k: &zero, k_a: &zero };
     let [_, _, away, back] = <[Tensor; 4]>::try_from(wkv_terms(&launcher, raw).expect("runs")).expect("four");
     (away + back).sum(Kind::Float).backward();
     assert!(key.grad().isfinite().all().int64_value(&[]) == 1, "a key of zeros has no direction");

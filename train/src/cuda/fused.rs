@@ -54,6 +54,13 @@ fn taken(launcher: &Arc<dyn Launcher>, tensors: &[&Tensor]) -> Result<Vec<Tensor
     tensors.iter().map(one).collect()
 }
 
+/// The gradients of results like `like`, as kernels take them: zeros where nothing depends on a result.
+fn taken_gradients(launcher: &Arc<dyn Launcher>, grads: &[Option<Tensor>], like: &Tensor) -> Result<Vec<Tensor>> {
+    let given = |grad: &Option<Tensor>| grad.as_ref().map_or_else(|| like.zeros_like(), Tensor::shallow_clone);
+    let grads: Vec<Tensor> = grads.iter().map(given).collect();
+    taken(launcher, &grads.iter().collect::<Vec<_>>())
+}
+
 fn empty_like(tensor: &Tensor) -> Result<Tensor> {
     Tensor::f_empty(tensor.size(), (tensor.kind(), tensor.device())).map_err(fault::torch)
 }
@@ -149,9 +156,7 @@ impl Operator for Mix {
 
     fn backward(&self, kept: &[Tensor], grads: &[Option<Tensor>], _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let (x, mixes, anew) = self.parted(kept)?;
-        let grads: Vec<Tensor> =
-            grads.iter().map(|grad| grad.as_ref().map_or_else(|| x.zeros_like(), Tensor::shallow_clone)).collect();
-        let grads = taken(&self.launcher, &grads.iter().collect::<Vec<_>>())?;
+        let grads = taken_gradients(&self.launcher, grads, x)?;
         let dx = empty_like(x)?;
         let (count, width) = (mixes.len() as i64, mixes.first().map_or(0, |mix| mix.numel() as i64));
         let parts = parts(&self.launcher, (x.numel() as i64 / width.max(1)).min(ROW_BLOCKS), &[count, width])?;

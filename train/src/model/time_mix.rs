@@ -5,12 +5,12 @@ use std::sync::Arc;
 use midi_ingest::job::exit::Result;
 use tch::Tensor;
 
-use super::fused::{Raw, Terms, output, parts, shift, terms};
+use super::fused::{Terms, output, parts, shift, terms};
 use super::linear::{Adapters, Linear};
 use super::parameters::Parameters;
 use super::resets::Resets;
 use super::shape::HEAD;
-use crate::cuda::fused::Gated;
+use crate::cuda::fused::{Gated, Raw};
 use crate::wkv::{Inputs, WkvBackend, wkv};
 
 /// One layer's time mixing. Comments name the letters of the equations; shapes are [B, T, D] unless said.

@@ -6,7 +6,7 @@ use midi_ingest::job::exit::{Error, Result};
 use tch::Tensor;
 
 use super::super::{Arguments, Launcher, Source};
-use super::{WARPS, empty_like, numbers, parts, rows_and_heads, summed, taken, warps_over};
+use super::{WARPS, empty_like, numbers, parts, rows_and_heads, summed, taken, taken_gradients, warps_over};
 use crate::autograd::{self, Operator, Outputs};
 
 /// The kernels of this file.
@@ -19,15 +19,29 @@ pub struct Raw<'a> {
     pub w: &'a Tensor,
     /// k₀, the key before its gate.
     pub k: &'a Tensor,
+    /// The layer's own value.
+    pub v: &'a Tensor,
     /// The in-context learning rate before its sigmoid.
     pub a: &'a Tensor,
+    /// How far to go from the own value towards the first layer's, before its sigmoid, and that value. The first layer has
+    /// none.
+    pub towards: Option<(&'a Tensor, &'a Tensor)>,
     /// Scales the key before it becomes a direction.
     pub k_k: &'a Tensor,
     /// How far the learning rate scales the key.
     pub k_a: &'a Tensor,
-    /// The layer's own value, how far to go from it towards the first layer's value, before its sigmoid, and that value;
-    /// none in the first layer.
-    pub values: Option<[&'a Tensor; 3]>,
+}
+
+impl<'a> Raw<'a> {
+    /// As operators take them: (ω, k₀, a, k_k, k_a) and, after the first layer, (v, towards, v_first).
+    pub(crate) fn inputs(self) -> Vec<&'a Tensor> {
+        let Raw { w, k, v, a, towards, k_k, k_a } = self;
+        let mut inputs = vec![w, k, a, k_k, k_a];
+        if let Some((towards, v_first)) = towards {
+            inputs.extend([v, towards, v_first]);
+        }
+        inputs
+    }
 }
 
 /// (ŵ, k, −κ, κa), each [B, T, D], and the value if it is not the layer's own: ŵ = ln σ(ω) − ½, k = k₀(1 + (a − 1) k_a),
@@ -36,8 +50,7 @@ pub struct Raw<'a> {
 /// # Errors
 /// Kinds or devices that do not agree, or a failure of the device.
 pub fn wkv_terms(launcher: &Arc<dyn Launcher>, raw: Raw<'_>) -> Result<Vec<Tensor>> {
-    let inputs = [raw.w, raw.k, raw.a, raw.k_k, raw.k_a].into_iter().chain(raw.values.into_iter().flatten());
-    autograd::apply(WkvTerms { launcher: Arc::clone(launcher) }, &inputs.collect::<Vec<_>>())
+    autograd::apply(WkvTerms { launcher: Arc::clone(launcher) }, &raw.inputs())
 }
 
 /// Results of the first layer; the others have one more, the value.
@@ -89,9 +102,7 @@ impl Operator for WkvTerms {
 
     fn backward(&self, kept: &[Tensor], grads: &[Option<Tensor>], _wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let [like, _, _, k_k, k_a, values @ ..] = kept else { return Err(Error::bug("terms that kept too little")) };
-        let grads: Vec<Tensor> =
-            grads.iter().map(|grad| grad.as_ref().map_or_else(|| like.zeros_like(), Tensor::shallow_clone)).collect();
-        let grads = taken(&self.launcher, &grads.iter().collect::<Vec<_>>())?;
+        let grads = taken_gradients(&self.launcher, grads, like)?;
         let made = (0..3 + values.len()).map(|_| empty_like(like)).collect::<Result<Vec<_>>>()?;
         let (rows, heads) = rows_and_heads(like)?;
         let blocks = i64::from(warps_over(rows, heads).blocks[1]);

@@ -17,7 +17,7 @@ use tch::{Device, Kind, Tensor};
 pub(super) use output::{output, parts};
 pub(super) use relu::squared_relu;
 pub(super) use shift::shift;
-pub(super) use terms::{Raw, Terms, terms};
+pub(super) use terms::{Terms, terms};
 
 use super::shape::HEAD;
 use crate::cpu::lanes::Fresh;

@@ -12,29 +12,11 @@ use super::{BLOCK, Lane, add_up, blocks_of, gradients, heads, heads_mut, is_ours
 use crate::autograd::{self, Operator, Outputs};
 use crate::cpu::lanes::{Fresh, Lanes};
 use crate::cpu::{parallel, scalar};
+use crate::cuda::fused::Raw;
 use crate::cuda::{self, Launcher};
 
 /// Least norm that the removal direction is divided by.
 const LEAST_NORM: f32 = 1e-12;
-
-/// What the products give, [B, T, D] each.
-#[derive(Clone, Copy)]
-pub(in crate::model) struct Raw<'a> {
-    /// ω, the decay before its activation.
-    pub(in crate::model) w: &'a Tensor,
-    /// k₀, the key before its gate.
-    pub(in crate::model) k: &'a Tensor,
-    /// The layer's own value.
-    pub(in crate::model) v: &'a Tensor,
-    /// The in-context learning rate before its sigmoid.
-    pub(in crate::model) a: &'a Tensor,
-    /// How far to go towards the first layer's value, before its sigmoid, and that value. The first layer has none.
-    pub(in crate::model) towards: Option<(&'a Tensor, &'a Tensor)>,
-    /// Parameters [1, 1, D].
-    pub(in crate::model) k_k: &'a Tensor,
-    /// Parameters [1, 1, D].
-    pub(in crate::model) k_a: &'a Tensor,
-}
 
 /// What the operator takes, [B, T, D] each.
 pub(in crate::model) struct Terms {
@@ -53,15 +35,9 @@ pub(in crate::model) struct Terms {
 /// The operator's terms.
 pub(in crate::model) fn terms(launcher: Option<&Arc<dyn Launcher>>, raw: Raw<'_>) -> Result<Terms> {
     if let Some(launcher) = launcher {
-        let Raw { w, k, v, a, towards, k_k, k_a } = raw;
-        let values = towards.map(|(towards, first)| [v, towards, first]);
-        let made = cuda::fused::wkv_terms(launcher, cuda::fused::Raw { w, k, a, k_k, k_a, values })?;
-        return Terms::of(made, v);
+        return Terms::of(cuda::fused::wkv_terms(launcher, raw)?, raw.v);
     }
-    let mut inputs = vec![raw.w, raw.k, raw.a, raw.k_k, raw.k_a];
-    if let Some((towards, v_first)) = raw.towards {
-        inputs.extend([raw.v, towards, v_first]);
-    }
+    let inputs = raw.inputs();
     if !is_ours(&inputs) {
         return Ok(plain(raw));
     }
