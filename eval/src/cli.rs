@@ -20,7 +20,6 @@ use midi_ingest::store::Store;
 use midi_ingest::token::Tokenizer;
 use midi_ingest::token::control::Asked;
 use midi_train::checkpoint::open_model;
-use midi_train::format;
 use midi_train::model::Rwkv7;
 use midi_train::wkv::{CpuWkv, WkvBackend};
 
@@ -206,27 +205,11 @@ fn infill(args: &InfillArgs, progress: &Progress) -> Result<String> {
     Ok(format!("bars {}:{} of track {} -> {}", bars.start, bars.end, args.track, args.output.display()))
 }
 
-/// The model that answers, after checking that it speaks the tokenizer's vocabulary: by its fingerprint in a checkpoint's
-/// record, and by its size in a file, which has no record.
+/// The model that answers, after checking that it speaks the tokenizer's vocabulary.
 fn model(args: &InfillArgs, tokenizer: &Tokenizer, progress: &Progress) -> Result<Rwkv7> {
     let backend: Arc<dyn WkvBackend> = Arc::new(CpuWkv::new());
-    let path = Path::new(&args.checkpoint);
-    if !path.is_file() {
-        let (model, commit) = open_model(&args.checkpoint, backend, &mut |text| progress.note(text))?;
-        commit.expect_vocabulary(tokenizer.fingerprint())?;
-        return Ok(model);
-    }
-    let weights = format::read(path, None)?;
-    let weights = weights.iter().map(|(name, tensor)| (name.to_owned(), tensor.to_kind(tch::Kind::Float))).collect();
-    let model = Rwkv7::new(weights, backend)?;
-    let (has, wants) = (tokenizer.size(), model.shape().vocabulary);
-    if has != wants {
-        return Err(Error::mismatch(format!(
-            "the model `{}` has {wants} tokens, the tokenizer {has}",
-            args.checkpoint
-        ))
-        .hint("give the tokenizer that the model was trained with: `--tokenizer FILE`"));
-    }
+    let (model, commit) = open_model(&args.checkpoint, backend, &mut |text| progress.note(text))?;
+    commit.expect_vocabulary(tokenizer.fingerprint(), tokenizer.size())?;
     Ok(model)
 }
 

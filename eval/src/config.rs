@@ -46,12 +46,13 @@ pub enum EvalModel {
         /// The `<model>` of `[train.<model>]`.
         train: String,
     },
-    /// A checkpoint folder from elsewhere.
+    /// A model from elsewhere, for example a published one.
     #[serde(rename_all = "kebab-case")]
     Checkpoint {
         /// Name in the results.
         name: String,
-        /// The folder with the checkpoint's commit record.
+        /// A folder with checkpoints, one checkpoint's folder, or a file of weights (.safetensors, .pth or .bin); a path
+        /// or a URL.
         path: String,
     },
     /// No model: the bars just before the section, copied.

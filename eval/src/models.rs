@@ -35,7 +35,7 @@ pub fn open(
     let backend = || -> Arc<dyn WkvBackend> { Arc::new(CpuWkv::new()) };
     let mut trained = |uri: &str| {
         let (network, commit) = open_model(uri, backend(), warn)?;
-        commit.expect_vocabulary(&vocabulary.fingerprint)?;
+        commit.expect_vocabulary(&vocabulary.fingerprint, vocabulary.size)?;
         Ok((Answerer::Network(Box::new(network)), commit.hash()))
     };
     match model {

@@ -236,6 +236,7 @@ fn train_facts(train: &TrainConfig, ingest: Option<&IngestConfig>) -> Vec<(&'sta
         format!("every {} steps, the last {} are kept", train.checkpoint.every_steps, train.checkpoint.keep);
     let model = match (train.mode, &train.base) {
         (Mode::Pretrain, _) | (_, None) => model,
+        (Mode::Full, Some(base)) => format!("{model}, from the weights of `{base}`"),
         (Mode::State, Some(base)) => format!("{model}; its first state is tuned on `{base}`"),
         (Mode::Lora, Some(base)) => format!("{model}; adapters of rank {} are tuned on `{base}`", train.lora.r),
     };

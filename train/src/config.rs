@@ -12,8 +12,8 @@ pub struct TrainConfig {
     /// What is trained.
     #[serde(default)]
     pub mode: Mode,
-    /// The model that is tuned: another table's name, or a checkpoint's path or URL. For modes other than
-    /// `pretrain`.
+    /// The model that is tuned: another table's name, or the path or URL of a checkpoint or of a file of weights. For
+    /// modes other than `pretrain`.
     #[serde(default)]
     pub base: Option<String>,
     /// The adapters of the mode `lora`.
@@ -116,14 +116,14 @@ impl Default for DistConfig {
 }
 
 impl TrainConfig {
-    /// What is tuned, in the modes that tune something.
+    /// The base, in the modes that have one.
     ///
     /// # Errors
     /// `mode` and `base` do not go together: exit code 78.
-    pub fn tuned_on(&self) -> Result<Option<&str>> {
+    pub fn begins_at(&self) -> Result<Option<&str>> {
         match (self.mode, self.base.as_deref()) {
             (Mode::Pretrain, None) => Ok(None),
-            (Mode::Pretrain, Some(_)) => Err(Error::mismatch("`base` is for the modes `state` and `lora`")
+            (Mode::Pretrain, Some(_)) => Err(Error::mismatch("`base` is for the modes `full`, `state` and `lora`")
                 .hint("set `mode`, or leave `base` out to train from the first values")),
             (_, Some(base)) => Ok(Some(base)),
             (_, None) => Err(Error::mismatch("`base` is missing").hint("name the model to tune, or its checkpoint")),
@@ -138,6 +138,8 @@ pub enum Mode {
     /// All weights, from their first values.
     #[default]
     Pretrain,
+    /// All weights, from those of `base`.
+    Full,
     /// The WKV state that every sequence begins from, and nothing else.
     State,
     /// Low-rank adapters beside the matrices.

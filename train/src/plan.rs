@@ -155,7 +155,7 @@ fn key_with_tuning(config: &TrainConfig, key: String) -> String {
     let key = key_with_precision(config, key);
     match config.mode {
         Mode::Pretrain => key,
-        Mode::State => key_of(&(key, config.mode, &config.base)),
+        Mode::Full | Mode::State => key_of(&(key, config.mode, &config.base)),
         Mode::Lora => key_of(&(key, config.mode, &config.base, &config.lora)),
     }
 }
@@ -189,7 +189,7 @@ fn check(config: &TrainConfig) -> Result<()> {
     if config.micro_batch.is_some_and(|micro| micro > config.global_batch) {
         return refuse("micro-batch", &config.micro_batch.unwrap_or(0), "at most `global-batch`");
     }
-    config.tuned_on()?;
+    config.begins_at()?;
     if config.mode == Mode::State && config.data.pack {
         return Err(Error::mismatch("`data.pack` cannot be true where the state is tuned")
             .hint("every sequence begins from the tuned state, and a row has one beginning"));

@@ -162,12 +162,18 @@ fn run_rank(
         None => Arc::new(CpuWkv::new()),
     };
     let device = gpu.map_or(Device::Cpu, |gpu| gpu.device());
+    let tuning = Tuning::open(experiment, &config, plan.shape, &plan.vocabulary, &mut |text| progress.note(text))?;
+    let record = tuning.as_ref().and_then(|tuning| tuning.record().cloned());
+    if let (Some(tuning), Some(loaded)) = (&tuning, &loaded) {
+        tuning.fits(&loaded.commit)?;
+    }
     let env = Env::of("midi-train", env!("CARGO_PKG_VERSION"))
         .fact("threads", threads.to_string())
         .fact("wkv", backend.name())
         .fact("device", gpu.map_or_else(|| "cpu".to_owned(), |gpu| gpu.title()))
         .fact("ranks", group.world().to_string())
-        .fact("collective", group.name());
+        .fact("collective", group.name())
+        .fact("base", tuning.as_ref().map_or_else(|| "none".to_owned(), Tuning::base));
     if group.is_first() {
         provenance::write(&store, &folder, experiment, &plan, &env)?;
     }
@@ -176,11 +182,6 @@ fn run_rank(
         progress.note(&format!("on {}", gpu.title()));
     }
 
-    let tuning = Tuning::open(experiment, &config, plan.shape, &plan.vocabulary, &mut |text| progress.note(text))?;
-    let record = tuning.as_ref().map(|tuning| tuning.record().clone());
-    if let (Some(tuning), Some(loaded)) = (&tuning, &loaded) {
-        tuning.fits(&loaded.commit)?;
-    }
     let network = |saved: Option<Parameters>| match tuning {
         Some(tuning) => tuning.network(saved, device, backend),
         None => trainable(saved.unwrap_or_else(|| init(plan.shape, plan.seed)).to_device(device)?, backend),
@@ -280,7 +281,7 @@ fn agree_on_start(group: &mut Group, begun_at: u64, plan: &TrainPlan) -> Result<
 
 /// That the checkpoints are of this run.
 fn fits(commit: &Commit, plan: &TrainPlan, checkpoints: &Checkpoints) -> Result<()> {
-    commit.expect_vocabulary(&plan.vocabulary)?;
+    commit.expect_vocabulary(&plan.vocabulary, plan.shape.vocabulary)?;
     commit.expect_shape(plan.shape)?;
     if commit.key == plan.key {
         return Ok(());

@@ -1,7 +1,8 @@
-//! What is trained on top of a base that stays as it is: initial WKV states, or low-rank adapters.
+//! Training that begins at a base: on top of it, while it stays as it is (initial WKV states, low-rank adapters), or
+//! of all its weights.
 //!
-//! A checkpoint of such a run holds what was trained and nothing else. Its record names the base and the
-//! base's contents, and whoever opens it gets both together.
+//! A checkpoint holds what was trained and nothing else. Where the base stays as it is, the record names it and its
+//! contents, and whoever opens the checkpoint gets both together. Where all weights are trained, it stands alone.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use crate::model::shape::HEAD;
 use crate::model::{LORA_A, LORA_B, LoraTerms, Parameters, Rwkv7, Shape, is_tuning, time_state_name};
 use crate::wkv::WkvBackend;
 
-/// What a commit record says about a tuned model.
+/// What a commit record says about a model on top of a base.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct TuningRecord {
@@ -42,7 +43,7 @@ pub struct Tuning {
 }
 
 impl Tuning {
-    /// The tuning that `config` asks for; none for pretraining. `warn` is told of broken checkpoints of the base.
+    /// What `config` asks for; none for pretraining. `warn` is told of broken checkpoints of the base.
     ///
     /// # Errors
     /// There is no base, or it is itself tuned, of another shape or vocabulary (78); the store fails (74).
@@ -53,7 +54,7 @@ impl Tuning {
         vocabulary: &str,
         warn: &mut dyn FnMut(&str),
     ) -> Result<Option<Self>> {
-        let Some(base) = config.tuned_on()? else { return Ok(None) };
+        let Some(base) = config.begins_at()? else { return Ok(None) };
         let out = experiment.out.trim_end_matches('/');
         let beside = experiment.names("train").iter().any(|name| name == base);
         let uri = if beside { format!("{out}/train/{base}") } else { base.to_owned() };
@@ -62,7 +63,7 @@ impl Tuning {
             return Err(Error::mismatch(format!("the base `{uri}` is a tuned model itself"))
                 .hint("merge it first: `midi-train merge`"));
         }
-        commit.expect_vocabulary(vocabulary)?;
+        commit.expect_vocabulary(vocabulary, shape.vocabulary)?;
         commit.expect_shape(shape)?;
         let at = match folder.strip_prefix(&format!("{out}/train/")) {
             Some(below) if beside => format!("../{below}"),
@@ -73,17 +74,24 @@ impl Tuning {
         Ok(Some(Tuning { base: parameters, record, config: config.clone(), seed: experiment.seed }))
     }
 
-    /// For the commit record.
-    pub fn record(&self) -> &TuningRecord {
-        &self.record
+    /// For the commit record; none where checkpoints stand alone.
+    pub fn record(&self) -> Option<&TuningRecord> {
+        (self.record.mode != Mode::Full).then_some(&self.record)
     }
 
-    /// That a checkpoint was trained on this base.
+    /// The base, for people.
+    pub fn base(&self) -> String {
+        let digits = self.record.base_hash.get(..16).unwrap_or_default();
+        format!("{} ({digits})", self.record.base)
+    }
+
+    /// That a checkpoint can be continued on this base.
     ///
     /// # Errors
     /// It was trained on another one: exit code 78.
     pub fn fits(&self, commit: &Commit) -> Result<()> {
         match &commit.tuning {
+            None if self.record.mode == Mode::Full => Ok(()),
             Some(found) if found.base_hash == self.record.base_hash => Ok(()),
             _ => Err(Error::mismatch(format!(
                 "the checkpoint of step {} was tuned on another base than `{}` is now",
@@ -127,7 +135,7 @@ impl Tuning {
 /// Names and shapes of what a mode trains, in a fixed order.
 fn trained_names(shape: Shape, config: &TrainConfig) -> Vec<(String, Vec<usize>)> {
     match config.mode {
-        Mode::Pretrain => shape.parameters(),
+        Mode::Pretrain | Mode::Full => shape.parameters(),
         Mode::State => {
             let state = |layer| (time_state_name(layer), vec![shape.heads(), HEAD, HEAD]);
             (0..shape.layers).map(state).collect()

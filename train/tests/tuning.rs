@@ -1,4 +1,4 @@
-//! Tuning on a base that stays as it is: the first state, and low-rank adapters.
+//! Training that begins at a base: the first state and low-rank adapters on top of it, and all of its weights.
 #![cfg(feature = "torch")]
 
 #[path = "support/data_set.rs"]
@@ -12,6 +12,7 @@ use data_set::{experiment, ingest};
 use midi_ingest::job::exit::{Exit, Result};
 use midi_ingest::job::{Experiment, Progress, Shutdown};
 use midi_ingest::store::Store;
+use midi_ingest::token::Tokenizer;
 use midi_train::checkpoint::{Checkpoints, Loaded, open_model, write_merged};
 use midi_train::metrics::Line;
 use midi_train::model::{Rwkv7, is_tuning};
@@ -38,9 +39,12 @@ fn models(out: &Path, sets: &[&str]) -> Experiment {
             format!("train.{name}.schedule.warmup-steps=0"),
         ]
     };
-    let mut all: Vec<String> = tuned("state", "state").into_iter().chain(tuned("lora", "lora")).collect();
+    let modes = ["state", "lora", "full"];
+    let mut all: Vec<String> = modes.iter().flat_map(|mode| tuned(mode, mode)).collect();
     all.extend(["train.lora.lora.r=4", "train.lora.lora.alpha=8", "train.lora.lora.dropout=0.1"].map(str::to_owned));
-    all.extend(["train.lora.schedule.lr=0.01", "train.small.threads=1"].map(str::to_owned));
+    all.extend(
+        ["train.lora.schedule.lr=0.01", "train.full.schedule.lr=0.001", "train.small.threads=1"].map(str::to_owned),
+    );
     all.extend(sets.iter().map(|set| (*set).to_owned()));
     experiment(out, &all.iter().map(String::as_str).collect::<Vec<_>>())
 }
@@ -103,6 +107,77 @@ fn both_ways_learn_leave_the_base_alone_and_open_with_it() {
     assert!(logits(&open(out, "train/small")).equal(&base));
 }
 
+#[test]
+fn all_weights_of_a_base_are_trained_to_a_model_that_stands_alone() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path();
+    ingest(out, "v1");
+    let all = models(out, &["train.small.steps=12"]);
+    run(&all, "small").expect("trains the base");
+    let before = losses(out, "small");
+    run(&all, "full").expect("trains on");
+    let curve = losses(out, "full");
+    let (begin, end) = (curve.first().expect("logged"), curve.last().expect("logged"));
+    assert!(begin < before.first().expect("logged") && end < before.last().expect("logged"), "{before:?} {curve:?}");
+    let saved = load(out, "full", 12);
+    assert!(saved.commit.tuning.is_none());
+    let base = load(out, "small", 12);
+    assert_eq!(saved.parameters.len(), base.parameters.len());
+    // Without its base: nothing of it is needed any more.
+    std::fs::remove_dir_all(out.join("train/small")).expect("removes");
+    assert!(!logits(&open(out, "train/full")).allclose(&logits_of(base), 1e-3, 1e-3, false));
+    let env = std::fs::read_to_string(out.join("train/full/env.json")).expect("is there");
+    assert!(env.contains("../small/step-00000012 ("), "{env}");
+}
+
+fn logits_of(loaded: Loaded) -> Tensor {
+    logits(&Rwkv7::new(loaded.parameters, Arc::new(CpuWkv::new())).expect("a network"))
+}
+
+#[test]
+fn a_file_of_weights_is_a_base_and_a_model() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path();
+    ingest(out, "v1");
+    run(&models(out, &["train.small.steps=4"]), "small").expect("trains");
+    for file in ["given.safetensors", "given.pth"] {
+        convert(out, &["train/small", file]).expect("exports");
+    }
+    let truth = logits(&open(out, "train/small"));
+    assert!(logits(&open(out, "given.pth")).equal(&truth) && logits(&open(out, "given.safetensors")).equal(&truth));
+
+    let given = out.join("given.pth").display().to_string();
+    let bases = ["state", "full"].map(|name| format!("train.{name}.base={given}"));
+    let all = models(out, &bases.each_ref().map(String::as_str));
+    for name in ["state", "full"] {
+        run(&all, name).expect("trains on the file");
+        assert!(!logits(&open(out, &format!("train/{name}"))).allclose(&truth, 1e-4, 1e-4, false), "{name}");
+    }
+    // A state is opened together with its base, which must still be the one of then.
+    std::fs::copy(out.join("given.safetensors"), out.join("given.pth")).expect("copies");
+    let backend = || Arc::new(CpuWkv::new());
+    let state = out.join("train/state").display().to_string();
+    let error = open_model(&state, backend(), &mut |_| ()).expect_err("that is no .pth");
+    assert_eq!(error.exit(), Exit::BadData, "{error}");
+    convert(out, &["train/full", "given.pth"]).expect("exports");
+    let error = open_model(&state, backend(), &mut |_| ()).expect_err("another base");
+    assert_eq!(error.exit(), Exit::Mismatch, "{error}");
+
+    // The tokenizer beside a file says which vocabulary it speaks.
+    let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("../eval/models/pop909-small.tokenizer.json");
+    std::fs::copy(&tokenizer, out.join("given.tokenizer.json")).expect("copies");
+    let fingerprint = Tokenizer::load(&tokenizer).expect("loads").fingerprint().to_owned();
+    let commit = open_model(&given, backend(), &mut |_| ()).expect("opens").1;
+    let size = commit.shape.vocabulary;
+    assert!(commit.expect_vocabulary(&fingerprint, size).is_ok() && commit.expect_vocabulary("any", size).is_err());
+    std::fs::remove_file(out.join("given.tokenizer.json")).expect("removes");
+    let commit = open_model(&given, backend(), &mut |_| ()).expect("opens").1;
+    assert!(commit.expect_vocabulary("any", size).is_ok() && commit.expect_vocabulary("any", size + 1).is_err());
+    let missing = out.join("none.pth").display().to_string();
+    let error = open_model(&missing, backend(), &mut |_| ()).expect_err("is not there");
+    assert!(error.to_string().contains("there is no file"), "{error}");
+}
+
 /// Converts with the program; returns what it says.
 fn convert(out: &Path, arguments: &[&str]) -> std::result::Result<String, String> {
     let program = env!("CARGO_BIN_EXE_midi-train");
@@ -144,7 +219,7 @@ fn a_stopped_tuning_goes_on_bit_for_bit() {
         ingest(folder.path(), "v1");
         run(&models(folder.path(), &["train.small.steps=4"]), "small").expect("trains");
     }
-    for name in ["state", "lora"] {
+    for name in ["state", "lora", "full"] {
         run(&models(whole.path(), &["train.small.steps=4"]), name).expect("tunes");
         run(&models(parts.path(), &["train.small.steps=4"]), name).expect("tunes");
         // As if it had been killed after step 8: its last checkpoint never came to be.

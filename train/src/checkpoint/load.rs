@@ -5,10 +5,10 @@ use std::sync::Arc;
 use midi_ingest::job::exit::{Error, Exit, Result};
 use midi_ingest::store::Store;
 
-use super::Checkpoints;
 use super::record::{COMMIT, Commit, FORMAT};
 use super::save::{MODEL, OPTIMIZER};
-use crate::format::safetensors;
+use super::{Checkpoints, file};
+use crate::format::{self, safetensors};
 use crate::model::{LoraTerms, Parameters, Rwkv7};
 use crate::wkv::WkvBackend;
 
@@ -99,8 +99,8 @@ impl Checkpoints {
     }
 }
 
-/// The model of the checkpoint at `uri`, a path or a URL: either one checkpoint's folder, or the folder of
-/// all checkpoints of a model, of which [`Checkpoints::trained`] is taken. `warn` is told of broken ones.
+/// The model of the checkpoint at `uri`, a path or a URL: one checkpoint's folder, the folder of all checkpoints of a
+/// model, of which [`Checkpoints::trained`] is taken, or a file of weights. `warn` is told of broken checkpoints.
 ///
 /// # Errors
 /// There is no checkpoint (78), or as [`Checkpoints::newest_valid`].
@@ -139,9 +139,15 @@ fn beside(uri: &str, base: &str) -> String {
 /// As [`open_model`].
 pub fn open_parameters(uri: &str, warn: &mut dyn FnMut(&str)) -> Result<(Parameters, Commit, String)> {
     let none = || {
-        Error::mismatch(format!("`{uri}` holds no checkpoint"))
-            .hint("give a folder such as `runs/demo/train/<model>`, or one of its `step-…` folders")
+        Error::mismatch(format!("`{uri}` holds no checkpoint")).hint(
+            "give a folder such as `runs/demo/train/<model>`, one of its `step-…` folders, or a file of weights \
+             (.safetensors, .pth, .bin)",
+        )
     };
+    if format::is_file(uri) {
+        let (parameters, commit) = file::open(uri)?;
+        return Ok((parameters, commit, uri.to_owned()));
+    }
     let store = Store::open_existing(uri)?.ok_or_else(none)?;
     if store.get(COMMIT)?.is_some() {
         let commit = read_commit(&store, "")?;
@@ -194,6 +200,5 @@ fn read_model(store: &Store, prefix: &str, commit: &Commit) -> Result<Parameters
         return Ok(read);
     }
     commit.expect_shape(read.shape()?)?;
-    let names = commit.shape.parameters().into_iter();
-    names.map(|(name, _)| Ok((name.clone(), read.get(&name)?.shallow_clone()))).collect()
+    read.in_order(&commit.shape.parameters())
 }

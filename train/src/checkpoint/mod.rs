@@ -8,6 +8,7 @@
 //! ```
 
 mod background;
+mod file;
 mod lease;
 mod load;
 mod merge;

@@ -38,7 +38,7 @@ pub struct Commit {
     pub shape: Shape,
     /// Single parameters of the network.
     pub parameters: u64,
-    /// Fingerprint of the vocabulary that it was trained on.
+    /// Fingerprint of the vocabulary that it was trained on; empty for a file of weights that does not say it.
     pub vocabulary: String,
     /// Fingerprint of all that determines the run: data, model, batch, schedule, optimiser, seed.
     pub key: String,
@@ -87,19 +87,21 @@ impl Commit {
         sha256_hex(parts.join("\n").as_bytes())
     }
 
-    /// That the checkpoint speaks the vocabulary with this fingerprint.
+    /// That the model speaks the vocabulary with this fingerprint and so many tokens.
     ///
     /// # Errors
     /// It does not: exit code 78, naming both.
-    pub fn expect_vocabulary(&self, fingerprint: &str) -> Result<()> {
-        if self.vocabulary == fingerprint {
+    pub fn expect_vocabulary(&self, fingerprint: &str, tokens: usize) -> Result<()> {
+        let has = self.shape.vocabulary;
+        let text = if has != tokens {
+            format!("the model has {has} tokens, the tokenizer {tokens}")
+        } else if self.vocabulary != fingerprint && !self.vocabulary.is_empty() {
+            format!("the model speaks the vocabulary {}, the tokenizer is {fingerprint}", self.vocabulary)
+        } else {
             return Ok(());
-        }
-        Err(Error::mismatch(format!(
-            "the checkpoint of step {} speaks the vocabulary {}, the data {fingerprint}",
-            self.step, self.vocabulary
-        ))
-        .hint("use the tokenizer that the model was trained with, or train a model on this data"))
+        };
+        Err(Error::mismatch(text)
+            .hint("use the tokenizer that the model was trained with, or train a model on this data"))
     }
 
     /// That the checkpoint is of a network of this shape.

@@ -20,15 +20,27 @@ use crate::model::Parameters;
 /// # Errors
 /// Its extension is another, or a `.state` has no `layers` (78), it cannot be read (74), or is not such a file (65).
 pub fn read(path: &Path, layers: Option<usize>) -> Result<Parameters> {
-    let format = Format::of(path)?;
-    let bytes = fs_err::read(path).map_err(at_path("read", path))?;
-    let name = path.display().to_string();
-    match format {
-        Format::Safetensors => Ok(safetensors::read(&bytes, &name)?.0),
-        Format::Pth => pth::read(&bytes, &name),
-        Format::Ggml => ggml::read(&bytes, &name),
-        Format::State => state::read(&bytes, &name, layers),
+    Format::of(path)?;
+    of_bytes(&fs_err::read(path).map_err(at_path("read", path))?, &path.display().to_string(), layers)
+}
+
+/// As [`read`], of a file's contents that were read already; `name` tells the format, and is for messages.
+///
+/// # Errors
+/// As [`read`].
+pub fn of_bytes(bytes: &[u8], name: &str, layers: Option<usize>) -> Result<Parameters> {
+    match Format::of(Path::new(name))? {
+        Format::Safetensors => Ok(safetensors::read(bytes, name)?.0),
+        Format::Pth => pth::read(bytes, name),
+        Format::Ggml => ggml::read(bytes, name),
+        Format::State => state::read(bytes, name, layers),
     }
+}
+
+/// Whether `uri`, a path or a URL, names a file of weights, and no folder.
+pub fn is_file(uri: &str) -> bool {
+    let path = Path::new(uri);
+    !path.is_dir() && Format::of(path).is_ok()
 }
 
 /// Writes tensors to `path` in the format of its extension, as numbers of `kind`, or as they are.

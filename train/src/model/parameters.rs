@@ -67,6 +67,14 @@ impl Parameters {
         taken.map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).collect()
     }
 
+    /// Those with these names, in this order.
+    ///
+    /// # Errors
+    /// One is missing: as [`Parameters::get`].
+    pub fn in_order(&self, names: &[(String, Vec<usize>)]) -> Result<Self> {
+        names.iter().map(|(name, _)| Ok((name.clone(), self.get(name)?.shallow_clone()))).collect()
+    }
+
     /// All of them on `device`; those that are there already share storage with these.
     ///
     /// # Errors
