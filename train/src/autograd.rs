@@ -12,7 +12,7 @@ use tch::Tensor;
 use torch_sys::C_tensor;
 
 /// Most inputs, outputs or kept tensors of one operator; the shim has the same number.
-const MOST_TENSORS: usize = 32;
+pub const MOST_TENSORS: usize = 64;
 
 /// What the forward pass gives.
 #[derive(Debug)]
@@ -76,6 +76,12 @@ pub fn apply(operator: impl Operator, inputs: &[&Tensor]) -> Result<Vec<Tensor>>
     Ok(results[..count].iter().map(|&result| unsafe { Tensor::from_ptr(result) }).collect())
 }
 
+/// Leaves `tensor` without a gradient, so that the next backward pass hands its own over instead of adding to zeros.
+pub fn forget_gradient(tensor: &mut Tensor) {
+    // SAFETY: a live tensor, which nobody else uses meanwhile.
+    unsafe { midi_forget_gradient(tensor.as_mut_ptr()) };
+}
+
 /// The callbacks, laid out as the shim's `midi_op_calls`.
 #[repr(C)]
 struct Calls {
@@ -118,6 +124,7 @@ unsafe extern "C" {
         n_outputs: *mut usize,
     ) -> *mut c_char;
     fn midi_op_free(message: *mut c_char);
+    fn midi_forget_gradient(tensor: *mut C_tensor);
 }
 
 /// SAFETY: to be called by the shim only, with what its declaration says.

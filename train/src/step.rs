@@ -106,7 +106,7 @@ fn exchange(model: &Rwkv7, optimizer: &AdamW, group: &mut Group) -> Result<(f64,
     if group.world() > 1 {
         flat::all_reduce_gradients(group, model.trained())?;
     }
-    Ok((global_norm(model.trained()), 0.0))
+    Ok((global_norm(model.launcher(), model.trained())?, 0.0))
 }
 
 /// Σ cross-entropy of `batch` in nats, and its target tokens, without a gradient.

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use emulator::Emulator;
 use midi_train::config::{OptimizerConfig, Precision};
 use midi_train::cuda::fused::{
-    FUSED, Gated, LOSS, LossWeights, Raw, TERMS, loss_in_place, mixes, norm_bonus_gate, squared_relu, wkv_terms,
+    FUSED, Gated, LISTS, LOSS, LossWeights, Raw, TERMS, loss_in_place, mixes, norm, norm_bonus_gate, rounded,
+    squared_relu, wkv_terms,
 };
 use midi_train::cuda::{Cache, Launcher, Source, compile, nvrtc_is_here};
 use midi_train::gpu_check::{apart, losses};
@@ -25,7 +26,7 @@ use midi_train::wkv::{CHUNKS, CpuWkv, CudaWkv, Form, STEPS, WkvBackend, cuda_sui
 use tch::{Device, Kind, Tensor};
 
 /// Every file of kernels.
-static SOURCES: [&Source; 5] = [&STEPS, &CHUNKS, &FUSED, &TERMS, &LOSS];
+static SOURCES: [&Source; 6] = [&STEPS, &CHUNKS, &FUSED, &TERMS, &LOSS, &LISTS];
 
 fn emulated(form: Form) -> Option<Arc<dyn WkvBackend>> {
     let Some(emulator) = Emulator::new() else {
@@ -253,6 +254,40 @@ fn adamw_updates_any_number_of_parameters_as_on_the_processor() {
     for (found, truth) in trained(Some(&launcher)).iter().zip(&trained(None)) {
         let worst = (found - truth).abs().max().double_value(&[]);
         assert!(worst < 1e-6, "{worst:e}");
+    }
+}
+
+#[test]
+fn many_tensors_are_rounded_and_measured_as_each_by_itself() {
+    let Some(emulator) = Emulator::new() else {
+        println!("skipped: there is no C++ compiler to emulate kernels with");
+        return;
+    };
+    let launcher: Arc<dyn Launcher> = Arc::new(emulator);
+    let tensor = |index: i64| wave(index, &[1 + index % 3, if index % 20 == 7 { 5000 } else { 1 + index % 7 }]);
+    let all: Vec<Tensor> = (0..150).map(|index| tensor(index).to_kind(Kind::Float).set_requires_grad(true)).collect();
+
+    let found = norm(&launcher, &all).expect("runs").double_value(&[]);
+    let truth: f64 = all.iter().map(|x| x.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[])).sum();
+    assert!((found / truth.sqrt() - 1.0).abs() < 1e-6, "{found} {}", truth.sqrt());
+    let infinite = Tensor::from_slice(&[1.0f32, f32::INFINITY]);
+    assert!(norm(&launcher, &[infinite]).expect("runs").double_value(&[]).is_infinite());
+
+    let copies = rounded(&launcher, &all.iter().collect::<Vec<_>>()).expect("runs");
+    // Every fourth is used by nothing.
+    let used = |index: usize| index % 4 != 3;
+    let weighed = copies.iter().enumerate().filter(|(index, _)| used(*index));
+    let weighed =
+        weighed.map(|(index, x)| (x * (wave(900 + index as i64, &x.size()).to_kind(x.kind()))).sum(Kind::Float));
+    weighed.fold(Tensor::from(0.0f32), |sum, part| sum + part).backward();
+    for (index, (x, copy)) in all.iter().zip(&copies).enumerate() {
+        assert!(copy.equal(&x.to_kind(Kind::BFloat16)), "{index}");
+        let grad = x.grad();
+        assert_eq!(grad.defined(), used(index), "{index}");
+        if grad.defined() {
+            let truth = wave(900 + index as i64, &x.size()).to_kind(Kind::BFloat16).to_kind(Kind::Float);
+            assert!(grad.equal(&truth), "{index}");
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 // Work between the products of matrices, each piece in one pass over memory: mixing with the row before, the squared
-// ReLU, the norm of heads with bonus and gate, and AdamW. What parameters get is summed in f32 by column, a block's part
-// at a time; whoever launches the kernel adds the parts up, in one order.
+// ReLU, and the norm of heads with bonus and gate. What parameters get is summed in f32 by column, a block's part at a
+// time; whoever launches the kernel adds the parts up, in one order.
 
 // x + (before - x) mix, for up to six mixes of rows [B T, D]. The row before the first one of a sequence, and before one
 // that begins anew, is zero.
@@ -164,40 +164,6 @@ __device__ inline void norm_backward(const NormArguments& args) {
   float* parts = args.parts + static_cast<size_t>(blockIdx.y * kWarps + warp) * 3 * args.heads * 64 + column;
   for (int i = 0; i < 2; i++) {
     parts[i] = d_weight[i], parts[args.heads * 64 + i] = d_bias[i], parts[2 * args.heads * 64 + i] = d_r_k[i];
-  }
-}
-
-// One update of many arrays of f32, so that hundreds of parameters take a few launches.
-struct Updated {
-  float *parameter, *first, *second;
-  const float* gradient;
-  int n, block;      // how many numbers; the block that begins with the first of them
-  float keep, rate;  // what decay leaves of a number; the rate over the first moment's correction
-};
-
-constexpr int kUpdated = 64, kNumbersOfBlock = 4096;
-
-struct AdamArguments {
-  int count;
-  float beta1, beta2, epsilon;
-  float factor;             // of the gradient
-  float second_correction;  // of the second moment
-  Updated of[kUpdated];
-};
-
-KERNEL_OF_LIST(256, adamw, AdamArguments) {
-  const int block = blockIdx.x;
-  int which = 0;
-  while (which + 1 < args.count && args.of[which + 1].block <= block) which++;
-  const Updated& it = args.of[which];
-  const int begin = (block - it.block) * kNumbersOfBlock, end = min(begin + kNumbersOfBlock, it.n);
-  for (int n = begin + threadIdx.x; n < end; n += 256) {
-    const float g = it.gradient[n] * args.factor;
-    const float first = it.first[n] + (1.0f - args.beta1) * (g - it.first[n]);
-    const float second = it.second[n] + (1.0f - args.beta2) * (g * g - it.second[n]);
-    const float root = sqrtf(second / args.second_correction) + args.epsilon;
-    it.first[n] = first, it.second[n] = second;
-    it.parameter[n] = it.parameter[n] * it.keep - first / root * it.rate;
   }
 }
 

@@ -3,7 +3,7 @@
 //! give the same up to rounding.
 #![expect(unsafe_code, reason = "kernels are given pointers to tensors")]
 
-mod adamw;
+mod lists;
 mod loss;
 mod terms;
 
@@ -16,7 +16,7 @@ use super::{Arguments, Launcher, Source, Spread};
 use crate::autograd::{self, Operator, Outputs};
 use crate::fault;
 
-pub use adamw::{AdamTerms, Update, adamw};
+pub use lists::{AdamTerms, LISTS, Update, adamw, norm, rounded};
 pub use loss::{LOSS, LossWeights, loss_in_place};
 pub use terms::{Raw, TERMS, wkv_terms};
 
@@ -43,7 +43,11 @@ fn numbers(kind: Kind) -> Result<&'static str> {
 
 /// All of `tensors` as kernels take them: contiguous, of the first one's kind, on the launcher's device.
 fn taken(launcher: &Arc<dyn Launcher>, tensors: &[&Tensor]) -> Result<Vec<Tensor>> {
-    let kind = tensors.first().map_or(Kind::Float, |tensor| tensor.kind());
+    taken_as(launcher, tensors.first().map_or(Kind::Float, |tensor| tensor.kind()), tensors)
+}
+
+/// As [`taken`], of this kind.
+fn taken_as(launcher: &Arc<dyn Launcher>, kind: Kind, tensors: &[&Tensor]) -> Result<Vec<Tensor>> {
     let one = |tensor: &&Tensor| {
         if tensor.kind() != kind || tensor.device() != launcher.device() {
             let (found, at) = (tensor.kind(), tensor.device());
@@ -80,7 +84,11 @@ fn warps_over(rows: i64, heads: i64) -> Spread {
 /// Room for `parts` parts of gradients of `columns` values.
 fn parts(launcher: &Arc<dyn Launcher>, parts: i64, columns: &[i64]) -> Result<Tensor> {
     let size: Vec<i64> = std::iter::once(parts).chain(columns.iter().copied()).collect();
-    Tensor::f_empty(&size, (Kind::Float, launcher.device())).map_err(fault::torch)
+    empty_of(launcher, &size, Kind::Float)
+}
+
+fn empty_of(launcher: &Arc<dyn Launcher>, size: &[i64], kind: Kind) -> Result<Tensor> {
+    Tensor::f_empty(size, (kind, launcher.device())).map_err(fault::torch)
 }
 
 /// The sums of the parts in [parts, n, ..], n tensors like `like`.

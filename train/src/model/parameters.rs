@@ -6,6 +6,7 @@ use midi_ingest::job::exit::{Error, Result};
 use tch::{Device, Kind, Tensor};
 
 use super::shape::Shape;
+use crate::autograd::forget_gradient;
 
 /// An ordered map of named tensors. Clones of its tensors' handles share their storage, so an optimiser
 /// that writes in place changes the model that was built on them.
@@ -93,10 +94,10 @@ impl Parameters {
         }
     }
 
-    /// Forgets all gradients.
+    /// Leaves all tensors without a gradient.
     pub fn clear_gradients(&mut self) {
         for (_, tensor) in &mut self.entries {
-            tensor.zero_grad();
+            forget_gradient(tensor);
         }
     }
 

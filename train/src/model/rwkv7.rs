@@ -15,7 +15,7 @@ use super::shape::Shape;
 use super::state::State;
 use super::time_mix::Stages;
 use crate::config::Precision;
-use crate::cuda::Launcher;
+use crate::cuda::{Launcher, fused};
 use crate::data::Batch;
 use crate::fault;
 use crate::wkv::WkvBackend;
@@ -344,10 +344,14 @@ impl Rwkv7 {
 
     /// The layers on bf16 copies of their weights, which hand gradients on to these.
     fn rounded(&self) -> Result<Layers> {
-        let inside = |name: &str| !name.starts_with("emb.") && !name.starts_with("head.");
-        let round = |(name, tensor): (&str, &Tensor)| (name.to_owned(), tensor.to_kind(Kind::BFloat16));
-        let parameters: Parameters = self.parameters.iter().filter(|(name, _)| inside(name)).map(round).collect();
-        Layers::of(&parameters, self.shape.layers, &self.adapters)
+        let inside = self.parameters.only(|name| !name.starts_with("emb.") && !name.starts_with("head."));
+        let tensors: Vec<&Tensor> = inside.iter().map(|(_, tensor)| tensor).collect();
+        let copies = match self.launcher() {
+            Some(launcher) => fused::rounded(launcher, &tensors)?,
+            None => tensors.iter().map(|tensor| tensor.to_kind(Kind::BFloat16)).collect(),
+        };
+        let names = inside.iter().map(|(name, _)| name.to_owned());
+        Layers::of(&names.zip(copies).collect(), self.shape.layers, &self.adapters)
     }
 
     /// Initial WKV states, one [H, 64, 64] a layer, for every sequence of a batch.

@@ -1,20 +1,32 @@
 //! Gradients are scaled down together when their global norm is above a bound.
 
+use std::sync::Arc;
+
+use midi_ingest::job::exit::Result;
 use tch::{Kind, Tensor};
 
+use crate::cuda::{Launcher, fused};
 use crate::model::Parameters;
 
 /// Added to the norm before it is compared, as the reference does.
 const MARGIN: f64 = 1e-6;
 
-/// The L2 norm of all gradients together; not finite exactly when one of them is not, or overflows.
-pub fn global_norm(parameters: &Parameters) -> f64 {
-    let norms: Vec<Tensor> =
-        parameters.iter().map(|(_, tensor)| tensor.grad()).filter(Tensor::defined).map(|grad| grad.norm()).collect();
-    if norms.is_empty() {
-        return 0.0;
-    }
-    Tensor::stack(&norms, 0).to_kind(Kind::Double).square().sum(Kind::Double).sqrt().double_value(&[])
+/// The L2 norm of all gradients together; not finite exactly when one of them is not, or overflows. `launcher` starts
+/// kernels that take many gradients at once, where there are such.
+///
+/// # Errors
+/// A failure of the device.
+pub fn global_norm(launcher: Option<&Arc<dyn Launcher>>, parameters: &Parameters) -> Result<f64> {
+    let grads: Vec<Tensor> = parameters.iter().map(|(_, tensor)| tensor.grad()).filter(Tensor::defined).collect();
+    let norm = match launcher {
+        _ if grads.is_empty() => return Ok(0.0),
+        Some(launcher) => fused::norm(launcher, &grads)?,
+        None => {
+            let norms: Vec<Tensor> = grads.iter().map(Tensor::norm).collect();
+            Tensor::stack(&norms, 0).to_kind(Kind::Double).square().sum(Kind::Double).sqrt()
+        }
+    };
+    Ok(norm.double_value(&[]))
 }
 
 /// What to multiply gradients of global norm `norm` by, so that it is at most `bound`.

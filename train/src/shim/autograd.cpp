@@ -14,7 +14,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 namespace {
-constexpr size_t kMostTensors = 32;
+constexpr size_t kMostTensors = 64;
 constexpr size_t kMessageBytes = 2048;
 }  // namespace
 
@@ -123,5 +123,8 @@ char* midi_op_apply(void* op, midi_op_calls calls, Tensor* const* inputs, size_t
 }
 
 void midi_op_free(char* message) { free(message); }
+
+// Leaves `tensor`, a leaf of the graph, without a gradient.
+void midi_forget_gradient(Tensor* tensor) { tensor->mutable_grad().reset(); }
 
 }  // extern "C"
