@@ -49,10 +49,16 @@ pub struct Loss {
     /// What to run backward from: a scalar joined to the graph. Its value holds the penalty under
     /// [`Rule::Corrected`] and does not under [`Rule::Reference`].
     pub objective: Tensor,
-    /// Σ −ln p(target) over the target tokens, in nats.
-    pub cross_entropy: f64,
-    /// The number of target tokens.
-    pub targets: u64,
+    /// What [`Loss::cross_entropy`] reads: an f64 where the network is.
+    sum: Tensor,
+}
+
+impl Loss {
+    /// Σ −ln p(target) over the target tokens, in nats. On a GPU this waits for the forward pass, so it is best asked after
+    /// the backward pass was begun.
+    pub fn cross_entropy(&self) -> f64 {
+        self.sum.double_value(&[])
+    }
 }
 
 /// The loss of `hidden` [.., D] under the head [V, D], for labels of as many positions (i64; -100 is no
@@ -69,9 +75,8 @@ pub fn head_loss(
 ) -> Result<Loss> {
     let (hidden, labels) = flatten(hidden, labels)?;
     let results = autograd::apply(HeadLoss { launcher: launcher.cloned(), rule }, &[&hidden, head, &labels])?;
-    let [objective, sums] = <[Tensor; 2]>::try_from(results).map_err(|_| Error::bug("the loss has two results"))?;
-    let (cross_entropy, targets) = (sums.double_value(&[0]), sums.double_value(&[1]) as u64);
-    Ok(Loss { objective, cross_entropy, targets })
+    let [objective, sum] = <[Tensor; 2]>::try_from(results).map_err(|_| Error::bug("the loss has two results"))?;
+    Ok(Loss { objective, sum })
 }
 
 /// Σ cross-entropy in nats and the number of target tokens, without a gradient; arguments as [`head_loss`].
@@ -262,17 +267,15 @@ impl Operator for HeadLoss {
                 }
             }
         }
-        let (cross_entropy, squares) = (sums.double_value(&[0]), sums.double_value(&[1]));
-        let penalty = match self.rule {
-            Rule::Corrected { .. } => 0.5 * squares * weights.penalty,
-            Rule::Reference { .. } => 0.0,
-        };
-        let objective = cross_entropy * weights.cross_entropy + penalty;
-        let objective = Tensor::from(objective).to_kind(d_head.kind());
-        let sums = Tensor::from_slice(&[cross_entropy, count_targets(labels) as f64]).to_device(Device::Cpu);
+        let cross_entropy = sums.get(0);
+        let mut objective = &cross_entropy * weights.cross_entropy;
+        if let Rule::Corrected { .. } = self.rule {
+            objective += sums.get(1) * (0.5 * weights.penalty);
+        }
+        let objective = objective.to_kind(d_head.kind());
         let d_hidden = if wants_hidden { Tensor::cat(&d_hidden, 0) } else { Tensor::new() };
         let d_head = if wants_head { d_head } else { Tensor::new() };
-        Ok(Outputs { results: vec![objective, sums], kept: vec![d_hidden, d_head] })
+        Ok(Outputs { results: vec![objective, cross_entropy.copy()], kept: vec![d_hidden, d_head] })
     }
 
     fn backward(&self, kept: &[Tensor], grads: &[Option<Tensor>], wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
@@ -326,9 +329,8 @@ mod tests {
         close(&loss.objective, &truth);
         close(&hidden.grad(), &d_hidden);
         close(&head.grad(), &d_head);
-        assert_eq!(loss.targets, 6);
         let (sum, targets) = cross_entropy(&hidden, &head, &labels()).expect("runs");
-        assert!((sum - loss.cross_entropy).abs() < 1e-9 && targets == 6);
+        assert!((sum - loss.cross_entropy()).abs() < 1e-9 && targets == 6);
     }
 
     #[test]

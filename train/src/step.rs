@@ -93,7 +93,7 @@ fn forward_backward(model: &Rwkv7, batch: &Batch, step: u64, rule: Rule) -> Resu
     let (hidden, labels) = hidden?;
     let loss = loss::head_loss(model.launcher(), &hidden, model.head(), &labels, rule)?;
     loss.objective.f_backward().map_err(fault::torch)?;
-    Ok(loss.cross_entropy)
+    Ok(loss.cross_entropy())
 }
 
 /// Adds the gradients of all ranks up. Returns their norm, or that of this rank's part, and the sum of squares of the

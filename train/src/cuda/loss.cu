@@ -1,5 +1,5 @@
 // Cross-entropy of a piece of logits with the penalty on the largest one, and the gradient in the place of the logits. A
-// block a row, which stays in the caches between the three passes over it. src/loss.rs says what the weights are.
+// block a row, which is read twice: the second time it is in the caches. src/loss.rs says what the weights are.
 
 struct LossArguments {
   int rows, width;
@@ -21,6 +21,31 @@ struct Found {
 __device__ inline Found greater(Found x, Found y) {
   const bool other = y.value > x.value || (y.value == x.value && y.place < x.place);
   return other ? y : x;
+}
+
+// Neighbouring numbers that a thread takes at a time: 16 bytes where rows begin at multiples of that, else one.
+struct alignas(16) Bytes16 {
+  u32 words[4];
+};
+template <typename T, int Count>
+__device__ inline void read(const T* from, float (&to)[Count]) {
+  alignas(16) T numbers[Count];
+  if (Count > 1) {
+    *reinterpret_cast<Bytes16*>(numbers) = *reinterpret_cast<const Bytes16*>(from);
+  } else {
+    numbers[0] = *from;
+  }
+  for (int i = 0; i < Count; i++) to[i] = wide(numbers[i]);
+}
+template <typename T, int Count>
+__device__ inline void write(T* to, const float (&from)[Count]) {
+  alignas(16) T numbers[Count];
+  for (int i = 0; i < Count; i++) numbers[i] = narrow<T>(from[i]);
+  if (Count > 1) {
+    *reinterpret_cast<Bytes16*>(to) = *reinterpret_cast<const Bytes16*>(numbers);
+  } else {
+    *to = numbers[0];
+  }
 }
 
 // Over all threads of the block, in each of them. `room` has a place a warp.
@@ -45,22 +70,29 @@ __device__ inline float sum_of_block(float x, float* room) {
   return sum;
 }
 
-template <typename T>
-__device__ inline void loss(const LossArguments& args) {
+template <typename T, int Count>
+__device__ inline void loss_by(const LossArguments& args) {
   __shared__ Found greatest[kThreads / 32];
   __shared__ float summed[kThreads / 32];
   for (int row = blockIdx.x; row < args.rows; row += gridDim.x) {
     T* logits = static_cast<T*>(args.logits) + static_cast<size_t>(row) * args.width;
     const long long label = args.labels[row];
     const bool is_target = label >= 0;
+    // The largest of a thread's numbers so far, and the sum of exp(x - largest) over them.
     Found most = {__uint_as_float(0xff800000u), 3.0e38f};
-    for (int n = threadIdx.x; n < args.width; n += kThreads) {
-      most = greater(most, Found{wide(logits[n]), static_cast<float>(n)});
-    }
-    most = greatest_of_block(most, greatest);
     float sum = 0.0f;
-    for (int n = threadIdx.x; n < args.width; n += kThreads) sum += expf(wide(logits[n]) - most.value);
-    sum = sum_of_block(sum, summed);
+    for (int n = threadIdx.x * Count; n < args.width; n += kThreads * Count) {
+      float x[Count];
+      read<T, Count>(logits + n, x);
+      const float before = most.value;
+      for (int i = 0; i < Count; i++) most = greater(most, Found{x[i], static_cast<float>(n + i)});
+      if (most.value != before) sum *= expf(before - most.value);
+      for (int i = 0; i < Count; i++) sum += expf(x[i] - most.value);
+    }
+    const float own = most.value;
+    most = greatest_of_block(most, greatest);
+    // A thread without numbers has a sum of zero, and a largest one of minus infinity.
+    sum = sum_of_block(sum > 0.0f ? sum * expf(own - most.value) : sum, summed);
     if (threadIdx.x == 0) {
       // A label that the vocabulary does not have makes the loss no number.
       const float picked = is_target && label < args.width ? wide(logits[label]) : __uint_as_float(0x7fc00000u);
@@ -71,12 +103,27 @@ __device__ inline void loss(const LossArguments& args) {
     __syncthreads();
     const float factor = is_target ? args.weight / sum : 0.0f;
     const float penalty = is_target || args.penalty_everywhere ? args.penalty * most.value : 0.0f;
-    for (int n = threadIdx.x; n < args.width; n += kThreads) {
-      float gradient = is_target ? expf(wide(logits[n]) - most.value) * factor : 0.0f;
-      if (n == label) gradient -= args.weight;
-      if (static_cast<float>(n) == most.place) gradient += penalty;
-      logits[n] = narrow<T>(gradient);
+    for (int n = threadIdx.x * Count; n < args.width; n += kThreads * Count) {
+      float x[Count];
+      read<T, Count>(logits + n, x);
+      for (int i = 0; i < Count; i++) {
+        float gradient = is_target ? expf(x[i] - most.value) * factor : 0.0f;
+        if (n + i == label) gradient -= args.weight;
+        if (static_cast<float>(n + i) == most.place) gradient += penalty;
+        x[i] = gradient;
+      }
+      write<T, Count>(logits + n, x);
     }
+  }
+}
+
+template <typename T>
+__device__ inline void loss(const LossArguments& args) {
+  constexpr int kCount = 16 / sizeof(T);
+  if (args.width % kCount == 0) {
+    loss_by<T, kCount>(args);
+  } else {
+    loss_by<T, 1>(args);
   }
 }
 
