@@ -3,6 +3,7 @@
 //! needed, so this is the first thing to run on a new machine.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,17 +11,22 @@ use midi_ingest::job::exit::{Error, Exit, Result};
 use tch::{Cuda, Device, Kind, Tensor, no_grad};
 
 use crate::config::{DeviceChoice, OptimizerConfig, Precision};
-use crate::cuda::{self, Cache, Gpu, Launcher, nccl_is_here};
+use crate::cuda::{self, Cache, Gpu, Launcher};
 use crate::data::Batch;
 use crate::dist::{Group, RankEnv, conformance as collectives, rendezvous, store::Server};
+use crate::fault;
+use crate::loss::{Rule, head_loss};
+use crate::model::shape::HEAD;
 use crate::model::{Rwkv7, Shape, init::init};
-use crate::optim::AdamW;
-use crate::step::step;
+use crate::optim::{AdamW, clip_factor, global_norm};
+use crate::step::{hidden, step};
 use crate::wkv::conformance::{relative_difference, run_on};
-use crate::wkv::{CpuWkv, CudaWkv, Form, Inputs, WkvBackend, cuda_suites};
+use crate::wkv::{CpuWkv, CudaWkv, Form, Forward, Gradients, Inputs, WkvBackend, cuda_suites};
 
-/// Repetitions of a measurement; the fastest counts.
-const REPEAT: usize = 5;
+/// Repetitions of a measurement; the median counts.
+const REPEAT: usize = 11;
+/// Calls of the operator in one of them.
+const CALLS: usize = 10;
 /// Steps that are trained on both devices.
 const STEPS: usize = 20;
 /// Rows and columns of their batch.
@@ -60,23 +66,54 @@ impl Report {
             _ => Err(Error::bug(format!("{failed} of {} findings are off on this GPU\n{self}", self.findings.len()))),
         }
     }
+}
 
+/// A look at a GPU that is going on: every finding is told at once, and a failure of one is no end of the others.
+struct Look<'a> {
+    report: Report,
+    say: &'a mut dyn FnMut(&str),
+}
+
+impl Look<'_> {
     /// Adds a number that must be below `limit`.
-    fn below(&mut self, what: impl Into<String>, found: Result<f64>, limit: f64) {
-        let (figure, passed) = match found {
+    fn below(&mut self, what: impl Into<String>, limit: f64, find: impl FnOnce() -> Result<f64>) {
+        let (figure, passed) = match caught(find) {
             Ok(number) => (format!("{number:.1e}"), number < limit),
             Err(error) => (error.to_string(), false),
         };
-        self.findings.push(Finding { what: what.into(), figure, limit: format!("{limit:.0e}"), passed });
+        self.add(Finding { what: what.into(), figure, limit: format!("{limit:.0e}"), passed });
     }
 
     /// Adds a measurement.
-    fn measured(&mut self, what: impl Into<String>, figure: Result<String>) {
-        let (figure, passed) = match figure {
+    fn measured(&mut self, what: impl Into<String>, measure: impl FnOnce() -> Result<String>) {
+        let (figure, passed) = match caught(measure) {
             Ok(figure) => (figure, true),
             Err(error) => (error.to_string(), false),
         };
-        self.findings.push(Finding { what: what.into(), figure, limit: String::new(), passed });
+        self.add(Finding { what: what.into(), figure, limit: String::new(), passed });
+    }
+
+    fn add(&mut self, finding: Finding) {
+        (self.say)(&finding.to_string());
+        self.report.findings.push(finding);
+    }
+}
+
+/// A panic as an error: torch's operators panic where the GPU has failed before.
+fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Err(Error::bug(text.and_then(|text| text.lines().next()).unwrap_or("a panic").to_owned()))
+    })
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Finding { what, figure, limit, passed } = self;
+        let verdict = if *passed { "ok" } else { "OFF" };
+        let width = f.width().unwrap_or(0);
+        write!(f, "{verdict:<4} {what:<width$}  {figure}")?;
+        if limit.is_empty() { Ok(()) } else { write!(f, " (below {limit})") }
     }
 }
 
@@ -84,10 +121,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.gpu)?;
         let width = self.findings.iter().map(|finding| finding.what.len()).max().unwrap_or(0);
-        for Finding { what, figure, limit, passed } in &self.findings {
-            let verdict = if *passed { "ok" } else { "OFF" };
-            let limit = if limit.is_empty() { String::new() } else { format!(" (below {limit})") };
-            writeln!(f, "{verdict:<4} {what:<width$}  {figure}{limit}")?;
+        for finding in &self.findings {
+            writeln!(f, "{finding:<width$}")?;
         }
         Ok(())
     }
@@ -100,42 +135,33 @@ impl fmt::Display for Report {
 pub fn run(bench: bool, cache: Cache, say: &mut dyn FnMut(&str)) -> Result<Report> {
     let gpu = Gpu::open(cuda::choose(DeviceChoice::Cuda, 0)?, cache.clone())?;
     let launcher: Arc<dyn Launcher> = Arc::clone(&gpu) as Arc<dyn Launcher>;
-    let mut report = Report { gpu: gpu.title(), findings: Vec::new() };
-    say(&report.gpu);
+    let mut look = Look { report: Report { gpu: gpu.title(), findings: Vec::new() }, say };
+    (look.say)(&look.report.gpu);
     for suite in cuda_suites() {
         for seed in 0..3 {
             let mut terms = suite.terms;
             terms.seed += seed;
-            say(&format!("{:?} {terms:?}", suite.form));
             let backend: Arc<dyn WkvBackend> = Arc::new(CudaWkv::poisoned(Arc::clone(&launcher), suite.form));
-            let worst = run_on(&backend, gpu.device(), terms).map(|worst| worst.relative);
             let (kind, head) = (terms.kind, terms.head);
             let forgets = if terms.forgets { ", forgetting" } else { "" };
             let what = format!("{} {kind:?} N{head} {:?}{forgets}, seed {}", backend.name(), terms.decays, terms.seed);
-            report.below(what, worst, suite.tolerance);
+            look.below(what, suite.tolerance, || run_on(&backend, gpu.device(), terms).map(|worst| worst.relative));
         }
     }
-    say("2048 steps in chunks and step by step");
-    report.below("2048 steps: chunks from steps", forms_apart(&launcher), 3e-2);
-    say("training on the processor and on the GPU");
+    look.below("2048 steps: chunks from steps", 3e-2, || forms_apart(&launcher));
     for (precision, limit) in [(Precision::F32, 2e-3), (Precision::Bf16, 5e-2)] {
-        let found = losses(Device::Cpu, Arc::new(CpuWkv::new()), Precision::F32, SIZE, STEPS).and_then(|on_cpu| {
+        look.below(format!("{STEPS} steps in {precision:?}: losses from the processor's"), limit, || {
+            let on_cpu = losses(Device::Cpu, Arc::new(CpuWkv::new()), Precision::F32, SIZE, STEPS)?;
             let backend = Arc::new(CudaWkv::new(Arc::clone(&launcher), Form::ByKind));
             Ok(apart(&on_cpu, &losses(gpu.device(), backend, precision, SIZE, STEPS)?))
         });
-        report.below(format!("{STEPS} steps in {precision:?}: losses from the processor's"), found, limit);
     }
-    if nccl_is_here() {
-        let world = usize::try_from(Cuda::device_count()).unwrap_or(1).max(1);
-        say(&format!("NCCL on {world} GPUs"));
-        report.measured(format!("NCCL among {world}"), nccl(world, &cache).map(|()| "conforms".into()));
-    } else {
-        report.measured("NCCL", Ok("skipped: there is no libnccl.so".into()));
-    }
+    let world = usize::try_from(Cuda::device_count()).unwrap_or(1).max(1);
+    look.measured(format!("NCCL among {world}"), || nccl(world, &cache).map(|()| "conforms".into()));
     if bench {
-        measure(&launcher, &mut report, say);
+        measure(&launcher, &mut look);
     }
-    Ok(report)
+    Ok(look.report)
 }
 
 /// The largest relative difference of two lists of losses; not a number if one of them is none.
@@ -247,51 +273,173 @@ fn nccl(world: usize, cache: &Cache) -> Result<()> {
 }
 
 /// The times of the operator and of a step.
-fn measure(launcher: &Arc<dyn Launcher>, report: &mut Report, say: &mut dyn FnMut(&str)) {
-    let device = launcher.device();
+fn measure(launcher: &Arc<dyn Launcher>, look: &mut Look<'_>) {
+    let peak = peak(&look.report.gpu);
     for (form, batch) in [(Form::Chunks, 12), (Form::Chunks, 32), (Form::Steps, 12), (Form::Steps, 32)] {
-        say(&format!("measuring the operator, {form:?}, B {batch}"));
-        let operands = operands(device, batch, Kind::BFloat16);
-        let backend = CudaWkv::new(Arc::clone(launcher), form);
-        let times = || {
-            let [r, w, k, v, a, b, dy] = operands.as_slice() else { return Err(Error::bug("seven operands")) };
-            let inputs = Inputs { r, w, k, v, a, b, s0: None };
-            let forward = fastest(device, &mut || backend.forward(inputs, true).map(|_| ()))?;
-            let kept = backend.forward(inputs, true)?.kept;
-            let backward = fastest(device, &mut || backend.backward(inputs, &kept, dy, None).map(|_| ()))?;
-            Ok(format!("{:.3} ms forward, {:.3} ms backward", forward * 1e3, backward * 1e3))
-        };
-        report.measured(format!("WKV {form:?} B{batch} T2048 H6 N64 bf16"), no_grad(times));
+        look.measured(format!("WKV {form:?} B{batch} T2048 H6 N64 bf16"), || {
+            no_grad(|| time_of_operator(launcher, form, batch))
+        });
     }
-    for precision in [Precision::Bf16, Precision::F32] {
-        // In f32, the activations of 32 sequences at a time do not fit into every GPU.
-        let rows = if precision == Precision::Bf16 { 32 } else { 8 };
-        say(&format!("measuring a step in {precision:?}"));
-        let time = || {
-            let backend = Arc::new(CudaWkv::new(Arc::clone(launcher), Form::ByKind));
-            let mut trained = Trained::new(Shape::new(12, 384, 16_000)?, device, backend, precision, (rows, 2048))?;
-            let seconds = fastest(device, &mut || trained.step(1e-4).map(|_| ()))?;
-            Ok(format!("{:.1} ms, {:.0} tokens/s", seconds * 1e3, (rows * 2048) as f64 / seconds))
-        };
-        report.measured(format!("step L12 D384 V16000 B{rows} T2048 {precision:?}"), time());
+    let fused = |form| Arc::new(CudaWkv::new(Arc::clone(launcher), form)) as Arc<dyn WkvBackend>;
+    let plain = Arc::new(WithoutKernels(fused(Form::ByKind)));
+    // In f32, the activations of 32 sequences at a time do not fit into every GPU.
+    for (what, backend, precision, rows) in [
+        ("", fused(Form::ByKind), Precision::Bf16, 32),
+        (", torch's operators around WKV", plain, Precision::Bf16, 32),
+        ("", fused(Form::ByKind), Precision::F32, 8),
+    ] {
+        let mut trained = None;
+        look.measured(format!("step L12 D384 V16000 B{rows} T2048 {precision:?}{what}"), || {
+            let shape = Shape::new(12, 384, 16_000)?;
+            let made = Trained::new(shape, launcher.device(), backend, precision, (rows, 2048))?;
+            time_of_step(trained.insert(made), peak)
+        });
+        if let Some(trained) = &mut trained {
+            look.measured(format!("its parts{what}"), || times_of_parts(trained));
+        }
     }
 }
 
-fn fastest(device: Device, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
-    let wait = || {
-        if let Device::Cuda(index) = device {
-            Cuda::synchronize(index as i64);
-        }
-    };
-    let mut best = f64::INFINITY;
-    for _ in 0..=REPEAT {
-        wait();
-        let began = Instant::now();
-        work()?;
-        wait();
-        best = best.min(began.elapsed().as_secs_f64());
+/// A backend whose network has no kernels of this package but the operator's: what the others are worth.
+#[derive(Debug)]
+struct WithoutKernels(Arc<dyn WkvBackend>);
+
+impl WkvBackend for WithoutKernels {
+    fn name(&self) -> &'static str {
+        self.0.name()
     }
-    Ok(best)
+
+    fn forward(&self, inputs: Inputs<'_>, keep: bool) -> Result<Forward> {
+        self.0.forward(inputs, keep)
+    }
+
+    fn backward(
+        &self,
+        inputs: Inputs<'_>,
+        kept: &[Tensor],
+        dy: &Tensor,
+        d_state: Option<&Tensor>,
+    ) -> Result<Gradients> {
+        self.0.backward(inputs, kept, dy, d_state)
+    }
+}
+
+/// Both passes of the operator, and the share of the memory's speed at which they run if they move what they must.
+fn time_of_operator(launcher: &Arc<dyn Launcher>, form: Form, batch: i64) -> Result<String> {
+    let device = launcher.device();
+    let operands = operands(device, batch, Kind::BFloat16);
+    let backend = CudaWkv::new(Arc::clone(launcher), form);
+    let [r, w, k, v, a, b, dy] = operands.as_slice() else { return Err(Error::bug("seven operands")) };
+    let inputs = Inputs { r, w, k, v, a, b, s0: None };
+    let forward = median(device, CALLS, &mut || backend.forward(inputs, true).map(|_| ()))?;
+    let kept = backend.forward(inputs, true)?.kept;
+    let backward = median(device, CALLS, &mut || backend.backward(inputs, &kept, dy, None).map(|_| ()))?;
+    // Six inputs and the output; six inputs, dy and six gradients; what the forward pass keeps is written and read.
+    let kept: f64 = kept.iter().map(|x| (x.numel() * x.kind().elt_size_in_bytes()) as f64).sum();
+    let one = (r.numel() * 2) as f64;
+    let speed = |passes: f64, seconds: f64| (passes * one + kept) / seconds / 1e12;
+    Ok(format!(
+        "{:.3} ms forward ({:.2} TB/s), {:.3} ms backward ({:.2} TB/s), {:.3} ms together",
+        forward * 1e3,
+        speed(7.0, forward),
+        backward * 1e3,
+        speed(13.0, backward),
+        (forward + backward) * 1e3
+    ))
+}
+
+/// A step, and the share of the GPU's speed that its products and the operator use.
+fn time_of_step(trained: &mut Trained, peak: Option<f64>) -> Result<String> {
+    let device = trained.model.device();
+    let seconds = median(device, 1, &mut || trained.step(1e-4).map(|_| ()))?;
+    let tokens = (trained.batch.rows * trained.batch.columns) as f64;
+    let flops = flops_of_token(&trained.model) * tokens / seconds;
+    let share = peak.map(|peak| format!(", MFU {:.1} %", 100.0 * flops / peak)).unwrap_or_default();
+    let (ms, speed) = (seconds * 1e3, tokens / seconds);
+    Ok(format!("{ms:.1} ms, {speed:.0} tokens/s, {:.0} TFLOP/s{share}", flops / 1e12))
+}
+
+/// Floating-point operations of a token's forward and backward pass: six a number of a matrix, and the operator's.
+fn flops_of_token(model: &Rwkv7) -> f64 {
+    let is_factor =
+        |name: &str, x: &Tensor| !name.starts_with("emb.") && x.size().iter().filter(|&&n| n > 1).count() > 1;
+    let factors = model.parameters().iter().filter(|(name, x)| is_factor(name, x) && !name.ends_with("r_k"));
+    let factors: f64 = factors.map(|(_, x)| x.numel() as f64).sum();
+    let Shape { layers, width, .. } = model.shape();
+    // Of a step of a head: five products of the state with a vector or of two vectors, and twice that backward.
+    let operator = (layers * width * HEAD) as f64 * 2.0 * 5.0 * 3.0;
+    6.0 * factors + operator
+}
+
+/// Operations a second of dense products in bf16, by the makers' data sheets, of GPUs that are known here.
+fn peak(gpu: &str) -> Option<f64> {
+    let known = [("H200", 989e12), ("H100 PCIe", 756e12), ("H100", 989e12), ("A100", 312e12), ("B200", 2250e12)];
+    known.iter().find(|(name, _)| gpu.contains(name)).map(|(_, peak)| *peak)
+}
+
+/// The medians of a step's parts, each waited for, so that their sum is more than a step.
+fn times_of_parts(trained: &mut Trained) -> Result<String> {
+    let device = trained.model.device();
+    let names = ["forward", "head and loss", "backward", "norm", "update"];
+    let mut times = names.map(|_| Vec::new());
+    for _ in 0..REPEAT {
+        let mut lap = Instant::now();
+        let mut parts = times.iter_mut();
+        let mut passed = || {
+            wait(device);
+            if let Some(times) = parts.next() {
+                times.push(lap.elapsed().as_secs_f64());
+            }
+            lap = Instant::now();
+        };
+        let Trained { model, optimizer, config, batch } = &mut *trained;
+        let rule = Rule::Corrected { targets: batch.targets, l2wrap: config.l2wrap };
+        model.parameters_mut().clear_gradients();
+        let (hidden, labels) = hidden(model, batch)?;
+        passed();
+        let loss = head_loss(model.launcher(), &hidden, model.head(), &labels, rule)?;
+        passed();
+        loss.objective.f_backward().map_err(fault::torch)?;
+        passed();
+        let norm = global_norm(model.launcher(), model.trained())?;
+        passed();
+        optimizer.update(model.trained(), 1e-4, clip_factor(norm, config.clip_norm))?;
+        passed();
+    }
+    let each = names.iter().zip(times).map(|(name, times)| format!("{name} {:.1} ms", middle(times) * 1e3));
+    Ok(each.collect::<Vec<_>>().join(", "))
+}
+
+fn wait(device: Device) {
+    if let Device::Cuda(index) = device {
+        Cuda::synchronize(index as i64);
+    }
+}
+
+/// The median time of `work` in seconds. It is waited for once in `calls` of it, so that a short one does not consist of
+/// waiting.
+fn median(device: Device, calls: usize, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+    // What happens once only: kernels are compiled and loaded, memory is taken.
+    for _ in 0..2 {
+        work()?;
+    }
+    let mut times = Vec::with_capacity(REPEAT);
+    for _ in 0..REPEAT {
+        wait(device);
+        let began = Instant::now();
+        for _ in 0..calls {
+            work()?;
+        }
+        wait(device);
+        times.push(began.elapsed().as_secs_f64() / calls as f64);
+    }
+    Ok(middle(times))
+}
+
+/// The median of an odd number of times.
+fn middle(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]
@@ -307,6 +455,26 @@ mod tests {
         let (f32, bf16) = (losses(Precision::F32), losses(Precision::Bf16));
         assert!(f32[5] < f32[0] - 0.05 && f32 != bf16, "{f32:?} {bf16:?}");
         assert!(apart(&f32, &bf16) < 1e-2, "{f32:?} {bf16:?}");
+    }
+
+    #[test]
+    fn a_step_and_its_parts_are_measured_on_any_device() {
+        let backend: Arc<dyn WkvBackend> = Arc::new(WithoutKernels(Arc::new(CpuWkv::new())));
+        let shape = Shape::new(2, 64, 50).expect("fits");
+        let mut trained = Trained::new(shape, Device::Cpu, backend, Precision::F32, (2, 16)).expect("fits");
+        let step = time_of_step(&mut trained, Some(1e12)).expect("runs");
+        assert!(step.contains("tokens/s") && step.contains("MFU"), "{step}");
+        let parts = times_of_parts(&mut trained).expect("runs");
+        assert_eq!(parts.matches(" ms").count(), 5, "{parts}");
+        // The matrices of two blocks and the head; the operator.
+        let matrices = |name: &str| ["weight", "1", "2"].iter().any(|end| name.ends_with(end));
+        let large: usize = (trained.model.parameters().iter())
+            .filter(|(name, x)| matrices(name) && x.numel() > 64 && !name.starts_with("emb"))
+            .map(|(_, x)| x.numel())
+            .sum();
+        assert_eq!(flops_of_token(&trained.model), (6 * large + 2 * 64 * 64 * 30) as f64);
+        assert_eq!(peak("NVIDIA H200 (sm_90)"), Some(989e12));
+        assert_eq!(peak("something new"), None);
     }
 
     #[test]
@@ -329,15 +497,29 @@ mod tests {
 
     #[test]
     fn a_number_that_is_off_fails_and_is_shown() {
-        let mut report = Report { gpu: "a GPU".into(), findings: Vec::new() };
-        report.below("one", Ok(1e-7), 1e-6);
-        report.measured("two", Ok("3 ms".into()));
-        assert!(report.clone().verdict().is_ok());
-        report.below("three", Ok(f64::NAN), 1e-6);
-        report.below("four", Err(Error::bug("broke")), 1e-6);
-        let error = report.verdict().expect_err("two are off");
+        let (mut told, report) = (Vec::new(), Report { gpu: "a GPU".into(), findings: Vec::new() });
+        let mut say = |text: &str| told.push(text.to_owned());
+        let mut look = Look { report, say: &mut say };
+        look.below("one", 1e-6, || Ok(1e-7));
+        look.measured("two", || Ok("3 ms".into()));
+        assert!(look.report.clone().verdict().is_ok());
+        look.below("three", 1e-6, || Ok(f64::NAN));
+        look.below("four", 1e-6, || Err(Error::bug("broke")));
+        look.measured("five", || panic!("the GPU has failed\nbefore"));
+        let report = look.report;
+        assert_eq!(
+            told,
+            [
+                "ok   one  1.0e-7 (below 1e-6)",
+                "ok   two  3 ms",
+                "OFF  three  NaN (below 1e-6)",
+                "OFF  four  broke (below 1e-6)",
+                "OFF  five  the GPU has failed"
+            ]
+        );
+        let error = report.verdict().expect_err("three are off");
         let text = error.to_string();
-        assert!(text.starts_with("2 of 4 findings are off") && text.contains("OFF  four"), "{text}");
+        assert!(text.starts_with("3 of 5 findings are off") && text.contains("OFF  four"), "{text}");
         assert_eq!(error.exit(), Exit::Bug);
     }
 }

@@ -273,15 +273,16 @@ impl Operator for HeadLoss {
             objective += sums.get(1) * (0.5 * weights.penalty);
         }
         let objective = objective.to_kind(d_head.kind());
-        let d_hidden = if wants_hidden { Tensor::cat(&d_hidden, 0) } else { Tensor::new() };
-        let d_head = if wants_head { d_head } else { Tensor::new() };
+        let nothing = || Tensor::zeros([0], (hidden.kind(), hidden.device()));
+        let d_hidden = if wants_hidden { Tensor::cat(&d_hidden, 0) } else { nothing() };
+        let d_head = if wants_head { d_head } else { nothing() };
         Ok(Outputs { results: vec![objective, cross_entropy.copy()], kept: vec![d_hidden, d_head] })
     }
 
     fn backward(&self, kept: &[Tensor], grads: &[Option<Tensor>], wanted: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let Some(Some(upstream)) = grads.first() else { return Ok(vec![None, None, None]) };
         let part = |index: usize| {
-            let part = kept.get(index).filter(|tensor| wanted[index] && tensor.defined())?;
+            let part = kept.get(index).filter(|tensor| wanted[index] && tensor.numel() > 0)?;
             Some(part * upstream)
         };
         Ok(vec![part(0), part(1), None])
@@ -331,6 +332,17 @@ mod tests {
         close(&head.grad(), &d_head);
         let (sum, targets) = cross_entropy(&hidden, &head, &labels()).expect("runs");
         assert!((sum - loss.cross_entropy()).abs() < 1e-9 && targets == 6);
+    }
+
+    #[test]
+    fn the_head_can_be_trained_by_itself() {
+        let rule = Rule::Corrected { targets: 6, l2wrap: 0.3 };
+        let gradient = |hidden: Tensor| {
+            let head = leaf(&[7, 5], 0.7);
+            head_loss(None, &hidden, &head, &labels(), rule).expect("runs").objective.backward();
+            head.grad()
+        };
+        close(&gradient(leaf(&[8, 5], 0.1).detach()), &gradient(leaf(&[8, 5], 0.1)));
     }
 
     #[test]

@@ -129,7 +129,7 @@ fn threads() -> usize {
 }
 
 /// The input of the head for a batch, [B, T, D], and its labels, [B, T].
-fn hidden(model: &Rwkv7, batch: &Batch) -> Result<(Tensor, Tensor)> {
+pub(crate) fn hidden(model: &Rwkv7, batch: &Batch) -> Result<(Tensor, Tensor)> {
     let size = [batch.rows as i64, batch.columns as i64];
     let placed = |values: &[i64]| Tensor::from_slice(values).reshape(size).to_device(model.device());
     let (ids, labels) = (placed(&batch.ids), placed(&batch.labels));

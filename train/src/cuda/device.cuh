@@ -73,6 +73,60 @@ __device__ inline void store_pair(float* to, float low, float high) {
 }
 __device__ inline void store_pair(bf16* to, float low, float high) { *reinterpret_cast<u32*>(to) = packed(low, high); }
 
+// Two neighbouring numbers in one access; n is even.
+template <typename T>
+__device__ inline void load_pair(const void* from, size_t n, float (&x)[2]);
+template <>
+__device__ inline void load_pair<float>(const void* from, size_t n, float (&x)[2]) {
+  const float* at = static_cast<const float*>(from) + n;
+  x[0] = at[0], x[1] = at[1];
+}
+template <>
+__device__ inline void load_pair<bf16>(const void* from, size_t n, float (&x)[2]) {
+  const u32 word = *reinterpret_cast<const u32*>(static_cast<const bf16*>(from) + n);
+  x[0] = __uint_as_float(word << 16), x[1] = __uint_as_float(word & 0xffff0000u);
+}
+template <typename T>
+__device__ inline void put_pair(void* to, size_t n, float low, float high) {
+  store_pair(static_cast<T*>(to) + n, low, high);
+}
+
+// Eight neighbouring numbers; n is divisible by 8.
+struct alignas(16) Words {
+  u32 of[4];
+};
+template <typename T>
+__device__ inline void load_each(const void* from, size_t n, float (&x)[8]);
+template <>
+__device__ inline void load_each<float>(const void* from, size_t n, float (&x)[8]) {
+  const Words* at = reinterpret_cast<const Words*>(static_cast<const float*>(from) + n);
+  const Words words[2] = {at[0], at[1]};
+#pragma unroll
+  for (int i = 0; i < 8; i++) x[i] = __uint_as_float(words[i / 4].of[i % 4]);
+}
+template <>
+__device__ inline void load_each<bf16>(const void* from, size_t n, float (&x)[8]) {
+  const Words words = *reinterpret_cast<const Words*>(static_cast<const bf16*>(from) + n);
+#pragma unroll
+  for (int i = 0; i < 8; i++) x[i] = __uint_as_float(i % 2 ? words.of[i / 2] & 0xffff0000u : words.of[i / 2] << 16);
+}
+template <typename T>
+__device__ inline void store_each(void* to, size_t n, const float (&x)[8]);
+template <>
+__device__ inline void store_each<float>(void* to, size_t n, const float (&x)[8]) {
+  Words* at = reinterpret_cast<Words*>(static_cast<float*>(to) + n);
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    at[i] = Words{{__float_as_uint(x[4 * i]), __float_as_uint(x[4 * i + 1]), __float_as_uint(x[4 * i + 2]),
+                   __float_as_uint(x[4 * i + 3])}};
+  }
+}
+template <>
+__device__ inline void store_each<bf16>(void* to, size_t n, const float (&x)[8]) {
+  *reinterpret_cast<Words*>(static_cast<bf16*>(to) + n) =
+      Words{{packed(x[0], x[1]), packed(x[2], x[3]), packed(x[4], x[5]), packed(x[6], x[7])}};
+}
+
 // The sum of x over groups of `Lanes` neighbouring lanes of a warp (a power of two), in each of them.
 template <int Lanes>
 __device__ inline float sum_of_lanes(float x) {

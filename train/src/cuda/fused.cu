@@ -14,73 +14,145 @@ struct MixArguments {
   float* parts;  // gradients of the mixes, [blocks, count, D]
 };
 
-// Every mix there is; of a fixed number, so that what belongs to each stays in registers.
-#define EACH_MIX(c)     \
-  _Pragma("unroll")     \
-  for (int c = 0; c < 6; c++) if (c < args.count)
-
-template <typename T>
-__device__ inline float row_before(const MixArguments& args, int row, size_t n) {
-  if (row % args.time == 0 || (args.anew && args.anew[row])) return 0.0f;
-  return at<T>(args.x, n - args.width);
+// Whether a row sees the one before it.
+__device__ inline bool continues(const MixArguments& args, int row) {
+  return row % args.time != 0 && !(args.anew && args.anew[row]);
 }
 
+// The rows of a block, one after the other: what a row shares with its neighbour stays in registers.
+struct Strip {
+  int begin, end;
+};
+__device__ inline Strip strip_of(const MixArguments& args) {
+  const int each = (args.rows + gridDim.y - 1) / gridDim.y, begin = min(static_cast<int>(blockIdx.y) * each, args.rows);
+  return {begin, min(begin + each, args.rows)};
+}
+
+// Rows whose loads are on their way together.
+constexpr int kTogether = 4;
+
+template <typename T, int Count>
+__device__ inline void mix_forward(const MixArguments& args) {
+  const int d = 2 * (blockIdx.x * 64 + threadIdx.x);
+  if (d >= args.width) return;
+  const Strip strip = strip_of(args);
+  float mix[Count][2], before[2] = {0.0f, 0.0f};
+#pragma unroll
+  for (int c = 0; c < Count; c++) load_pair<T>(args.mix[c], d, mix[c]);
+  const size_t width = args.width;
+  if (strip.begin < strip.end && continues(args, strip.begin)) load_pair<T>(args.x, (strip.begin - 1) * width + d, before);
+  for (int first = strip.begin; first < strip.end; first += kTogether) {
+    float x[kTogether][2];
+#pragma unroll
+    for (int i = 0; i < kTogether; i++) load_pair<T>(args.x, min(first + i, strip.end - 1) * width + d, x[i]);
+#pragma unroll
+    for (int i = 0; i < kTogether; i++) {
+      const int row = first + i;
+      if (row >= strip.end) break;
+      if (!continues(args, row)) before[0] = before[1] = 0.0f;
+#pragma unroll
+      for (int c = 0; c < Count; c++) {
+        put_pair<T>(args.out[c], row * width + d, x[i][0] + (before[0] - x[i][0]) * mix[c][0],
+                    x[i][1] + (before[1] - x[i][1]) * mix[c][1]);
+      }
+      before[0] = x[i][0], before[1] = x[i][1];
+    }
+  }
+}
+
+template <typename T, int Count>
+__device__ inline void mix_backward(const MixArguments& args) {
+  const int d = 2 * (blockIdx.x * 64 + threadIdx.x);
+  if (d >= args.width) return;
+  const Strip strip = strip_of(args);
+  const size_t width = args.width;
+  float mix[Count][2], sum[Count][2], after[Count][2], x[2] = {0.0f, 0.0f};
+  // Whether the row after the one at hand sees it.
+  bool seen = strip.end < args.rows && strip.begin < strip.end && continues(args, strip.end);
+#pragma unroll
+  for (int c = 0; c < Count; c++) {
+    load_pair<T>(args.mix[c], d, mix[c]);
+    sum[c][0] = sum[c][1] = after[c][0] = after[c][1] = 0.0f;
+    if (seen) load_pair<T>(args.out[c], strip.end * width + d, after[c]);
+  }
+  if (strip.begin < strip.end) load_pair<T>(args.x, (strip.end - 1) * width + d, x);
+  for (int row = strip.end - 1; row >= strip.begin; row--) {
+    float g[Count][2], before[2];
+#pragma unroll
+    for (int c = 0; c < Count; c++) load_pair<T>(args.out[c], row * width + d, g[c]);
+    load_pair<T>(args.x, max(row - 1, 0) * width + d, before);
+    const bool sees = continues(args, row);
+    float dx[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int c = 0; c < Count; c++) {
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        dx[i] += g[c][i] * (1.0f - mix[c][i]);
+        if (seen) dx[i] += after[c][i] * mix[c][i];
+        sum[c][i] += g[c][i] * ((sees ? before[i] : 0.0f) - x[i]);
+        after[c][i] = g[c][i];
+      }
+    }
+    put_pair<T>(args.dx, row * width + d, dx[0], dx[1]);
+    x[0] = before[0], x[1] = before[1], seen = sees;
+  }
+#pragma unroll
+  for (int c = 0; c < Count; c++) {
+    float* part = args.parts + (blockIdx.y * Count + c) * width + d;
+    part[0] = sum[c][0], part[1] = sum[c][1];
+  }
+}
+
+// As many mixes as the model has of them: of a fixed number, so that what belongs to each stays in registers.
 template <typename T>
 __device__ inline void mix_forward(const MixArguments& args) {
-  const int d = blockIdx.x * 128 + threadIdx.x;
-  if (d >= args.width) return;
-  float mix[6];
-  EACH_MIX(c) mix[c] = at<T>(args.mix[c], d);
-  for (int row = blockIdx.y; row < args.rows; row += gridDim.y) {
-    const size_t n = static_cast<size_t>(row) * args.width + d;
-    const float x = at<T>(args.x, n), delta = row_before<T>(args, row, n) - x;
-    EACH_MIX(c) put<T>(args.out[c], n, x + delta * mix[c]);
-  }
+  args.count == 6 ? mix_forward<T, 6>(args) : mix_forward<T, 1>(args);
 }
-
 template <typename T>
 __device__ inline void mix_backward(const MixArguments& args) {
-  const int d = blockIdx.x * 128 + threadIdx.x;
-  if (d >= args.width) return;
-  float mix[6], sum[6];
-  EACH_MIX(c) { mix[c] = at<T>(args.mix[c], d), sum[c] = 0.0f; }
-  for (int row = blockIdx.y; row < args.rows; row += gridDim.y) {
-    const size_t n = static_cast<size_t>(row) * args.width + d;
-    const float delta = row_before<T>(args, row, n) - at<T>(args.x, n);
-    const bool handed_on = row % args.time + 1 < args.time && !(args.anew && args.anew[row + 1]);
-    float dx = 0.0f;
-    EACH_MIX(c) {
-      const float g = at<T>(args.out[c], n);
-      dx += g * (1.0f - mix[c]);
-      if (handed_on) dx += at<T>(args.out[c], n + args.width) * mix[c];
-      sum[c] += g * delta;
-    }
-    put<T>(args.dx, n, dx);
-  }
-  EACH_MIX(c) args.parts[(blockIdx.y * args.count + c) * args.width + d] = sum[c];
+  args.count == 6 ? mix_backward<T, 6>(args) : mix_backward<T, 1>(args);
 }
 
-// max(x, 0)^2 of n numbers.
+// max(x, 0)^2 of n numbers. What is not a number stays so.
+__device__ inline float positive(float x) { return x < 0.0f ? 0.0f : x; }
+
 struct SquareArguments {
   int n, unused;
   const void *x, *gradient;
   void* out;  // of the forward pass, or the gradient of x
 };
 
+constexpr int kEach = 8;  // numbers of a thread at a time
+
 template <typename T>
 __device__ inline void square_forward(const SquareArguments& args) {
-  for (int n = blockIdx.x * 256 + threadIdx.x; n < args.n; n += gridDim.x * 256) {
-    const float x = at<T>(args.x, n), positive = x > 0.0f ? x : 0.0f;
-    put<T>(args.out, n, positive * positive);
+  const int whole = args.n / kEach * kEach;
+  for (int n = (blockIdx.x * 256 + threadIdx.x) * kEach; n < whole; n += gridDim.x * 256 * kEach) {
+    float x[kEach];
+    load_each<T>(args.x, n, x);
+#pragma unroll
+    for (int i = 0; i < kEach; i++) x[i] = positive(x[i]) * positive(x[i]);
+    store_each<T>(args.out, n, x);
+  }
+  const int n = whole + threadIdx.x;
+  if (blockIdx.x == 0 && n < args.n) {
+    const float x = positive(at<T>(args.x, n));
+    put<T>(args.out, n, x * x);
   }
 }
 
 template <typename T>
 __device__ inline void square_backward(const SquareArguments& args) {
-  for (int n = blockIdx.x * 256 + threadIdx.x; n < args.n; n += gridDim.x * 256) {
-    const float x = at<T>(args.x, n), positive = x > 0.0f ? x : 0.0f;
-    put<T>(args.out, n, 2.0f * positive * at<T>(args.gradient, n));
+  const int whole = args.n / kEach * kEach;
+  for (int n = (blockIdx.x * 256 + threadIdx.x) * kEach; n < whole; n += gridDim.x * 256 * kEach) {
+    float x[kEach], g[kEach];
+    load_each<T>(args.x, n, x), load_each<T>(args.gradient, n, g);
+#pragma unroll
+    for (int i = 0; i < kEach; i++) x[i] = 2.0f * positive(x[i]) * g[i];
+    store_each<T>(args.out, n, x);
   }
+  const int n = whole + threadIdx.x;
+  if (blockIdx.x == 0 && n < args.n) put<T>(args.out, n, 2.0f * positive(at<T>(args.x, n)) * at<T>(args.gradient, n));
 }
 
 // (norm(y) weight + bias + sum(r k r_k) v) g, the norm and the sum over the 64 lanes of each head. A warp a row and a
@@ -167,12 +239,12 @@ __device__ inline void norm_backward(const NormArguments& args) {
   }
 }
 
-#define FUSED(name, T)                                                       \
-  KERNEL(128, mix_forward_##name, MixArguments) { mix_forward<T>(args); }    \
-  KERNEL(128, mix_backward_##name, MixArguments) { mix_backward<T>(args); }  \
+#define FUSED(name, T)                                                               \
+  KERNEL(64, mix_forward_##name, MixArguments) { mix_forward<T>(args); }             \
+  KERNEL(64, mix_backward_##name, MixArguments) { mix_backward<T>(args); }           \
   KERNEL(256, square_forward_##name, SquareArguments) { square_forward<T>(args); }   \
   KERNEL(256, square_backward_##name, SquareArguments) { square_backward<T>(args); } \
-  KERNEL(128, norm_forward_##name, NormArguments) { norm_forward<T>(args); }   \
+  KERNEL(128, norm_forward_##name, NormArguments) { norm_forward<T>(args); }         \
   KERNEL(128, norm_backward_##name, NormArguments) { norm_backward<T>(args); }
 
 FUSED(f32, float)

@@ -23,9 +23,11 @@ pub use terms::{Raw, TERMS, wkv_terms};
 /// The kernels of this file.
 pub static FUSED: Source = Source { name: "fused.cu", text: include_str!("fused.cu") };
 
-/// Most mixes of one call.
+/// Room for mixes in the arguments of a kernel; there is one for six and one for one.
 const MIXES: usize = 6;
-/// Blocks that share the rows of one column; as many parts of a parameter's gradient are added up.
+/// Most blocks that share the rows of one column, as many parts of a parameter's gradient are added up: of mixes, and of
+/// what a warp does a row of.
+const STRIPS: i64 = 1024;
 const ROW_BLOCKS: i64 = 256;
 /// Warps of a block of the kernels that take a head at a time.
 const WARPS: i64 = 4;
@@ -98,7 +100,7 @@ fn summed(parts: &Tensor, like: &[&Tensor]) -> Vec<Option<Tensor>> {
     like.iter().enumerate().map(each).collect()
 }
 
-/// x + (x of the row before − x)·mix for each of up to six mixes [.., D] of x [B, T, D]. The row before is zero for the
+/// x + (x of the row before − x)·mix for each of one or six mixes [.., D] of x [B, T, D]. The row before is zero for the
 /// first row of a sequence and where `anew`, [B, T, 1] of bool, is true.
 ///
 /// # Errors
@@ -134,7 +136,7 @@ impl Mix {
     fn launch(&self, pass: &str, inputs: &[Tensor], outs: &[Tensor], last: [Option<&Tensor>; 2]) -> Result<()> {
         let (x, mixes, anew) = self.parted(inputs)?;
         let (batch, time, width) = x.size3().map_err(fault::torch)?;
-        if mixes.is_empty() || mixes.len() > MIXES || mixes.iter().any(|mix| mix.numel() as i64 != width) {
+        if ![1, MIXES].contains(&mixes.len()) || mixes.iter().any(|mix| mix.numel() as i64 != width) {
             return Err(Error::bug(format!("{} mixes for {:?}", mixes.len(), x.size())));
         }
         let rows = batch * time;
@@ -144,12 +146,16 @@ impl Mix {
         let first = Arguments::new().int(rows as i32).int(time as i32).int(width as i32).int(mixes.len() as i32);
         let first = list(first.tensor(x).tensor_or_null(anew), mixes);
         let arguments = last.into_iter().fold(list(first, outs), Arguments::tensor_or_null);
-        let blocks = rows.min(ROW_BLOCKS);
-        let spread = Spread { blocks: [(width as u32).div_ceil(128), blocks as u32], threads: 128, shared: 0 };
+        let spread = Spread { blocks: [(width as u32).div_ceil(128), strips(rows)], threads: 64, shared: 0 };
         let name = format!("mix_{pass}_{}", numbers(x.kind())?);
         // SAFETY: all tensors were taken by `taken` or made here, in the shapes that the kernel walks over.
         unsafe { self.launcher.launch(&FUSED, &name, spread, &arguments) }
     }
+}
+
+/// Into how many strips of neighbouring rows a kernel of mixes parts them.
+fn strips(rows: i64) -> u32 {
+    (rows as u64).div_ceil(64).clamp(1, STRIPS as u64) as u32
 }
 
 impl Operator for Mix {
@@ -167,7 +173,7 @@ impl Operator for Mix {
         let grads = taken_gradients(&self.launcher, grads, x)?;
         let dx = empty_like(x)?;
         let (count, width) = (mixes.len() as i64, mixes.first().map_or(0, |mix| mix.numel() as i64));
-        let parts = parts(&self.launcher, (x.numel() as i64 / width.max(1)).min(ROW_BLOCKS), &[count, width])?;
+        let parts = parts(&self.launcher, strips(x.numel() as i64 / width.max(1)).into(), &[count, width])?;
         self.launch("backward", kept, &grads, [Some(&dx), Some(&parts)])?;
         let mixes = summed(&parts, &mixes.iter().collect::<Vec<_>>());
         Ok(std::iter::once(Some(dx)).chain(mixes).chain(anew.map(|_| None)).collect())
@@ -208,7 +214,7 @@ fn count(x: &Tensor) -> Result<i32> {
 
 /// A kernel that goes along all numbers of a tensor.
 fn along(x: &Tensor) -> Spread {
-    Spread { blocks: [(x.numel() as u32).div_ceil(256).clamp(1, 4096), 1], threads: 256, shared: 0 }
+    Spread { blocks: [(x.numel() as u32).div_ceil(256 * 8).clamp(1, 4096), 1], threads: 256, shared: 0 }
 }
 
 impl Operator for Square {

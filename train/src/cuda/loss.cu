@@ -23,29 +23,14 @@ __device__ inline Found greater(Found x, Found y) {
   return other ? y : x;
 }
 
-// Neighbouring numbers that a thread takes at a time: 16 bytes where rows begin at multiples of that, else one.
-struct alignas(16) Bytes16 {
-  u32 words[4];
-};
-template <typename T, int Count>
-__device__ inline void read(const T* from, float (&to)[Count]) {
-  alignas(16) T numbers[Count];
-  if (Count > 1) {
-    *reinterpret_cast<Bytes16*>(numbers) = *reinterpret_cast<const Bytes16*>(from);
-  } else {
-    numbers[0] = *from;
-  }
-  for (int i = 0; i < Count; i++) to[i] = wide(numbers[i]);
+// Neighbouring numbers that a thread takes at a time: eight where rows begin at multiples of 16 bytes, else one.
+template <typename T>
+__device__ inline void load_each(const void* from, size_t n, float (&x)[1]) {
+  x[0] = at<T>(from, n);
 }
-template <typename T, int Count>
-__device__ inline void write(T* to, const float (&from)[Count]) {
-  alignas(16) T numbers[Count];
-  for (int i = 0; i < Count; i++) numbers[i] = narrow<T>(from[i]);
-  if (Count > 1) {
-    *reinterpret_cast<Bytes16*>(to) = *reinterpret_cast<const Bytes16*>(numbers);
-  } else {
-    *to = numbers[0];
-  }
+template <typename T>
+__device__ inline void store_each(void* to, size_t n, const float (&x)[1]) {
+  put<T>(to, n, x[0]);
 }
 
 // Over all threads of the block, in each of them. `room` has a place a warp.
@@ -83,7 +68,7 @@ __device__ inline void loss_by(const LossArguments& args) {
     float sum = 0.0f;
     for (int n = threadIdx.x * Count; n < args.width; n += kThreads * Count) {
       float x[Count];
-      read<T, Count>(logits + n, x);
+      load_each<T>(logits, n, x);
       const float before = most.value;
       for (int i = 0; i < Count; i++) most = greater(most, Found{x[i], static_cast<float>(n + i)});
       if (most.value != before) sum *= expf(before - most.value);
@@ -105,23 +90,22 @@ __device__ inline void loss_by(const LossArguments& args) {
     const float penalty = is_target || args.penalty_everywhere ? args.penalty * most.value : 0.0f;
     for (int n = threadIdx.x * Count; n < args.width; n += kThreads * Count) {
       float x[Count];
-      read<T, Count>(logits + n, x);
+      load_each<T>(logits, n, x);
       for (int i = 0; i < Count; i++) {
         float gradient = is_target ? expf(x[i] - most.value) * factor : 0.0f;
         if (n + i == label) gradient -= args.weight;
         if (static_cast<float>(n + i) == most.place) gradient += penalty;
         x[i] = gradient;
       }
-      write<T, Count>(logits + n, x);
+      store_each<T>(logits, n, x);
     }
   }
 }
 
 template <typename T>
 __device__ inline void loss(const LossArguments& args) {
-  constexpr int kCount = 16 / sizeof(T);
-  if (args.width % kCount == 0) {
-    loss_by<T, kCount>(args);
+  if (args.width % 8 == 0) {
+    loss_by<T, 8>(args);
   } else {
     loss_by<T, 1>(args);
   }

@@ -25,7 +25,7 @@ const KEPT_EVERY: usize = 16;
 pub enum Form {
     /// Step by step: for f32, for heads of other sizes than 64, and for decays that no model of ours has.
     Steps,
-    /// In chunks, with products of bf16 factors.
+    /// In chunks, with products of bf16 factors: for bf16.
     Chunks,
     /// In chunks where inputs are bf16 anyway, else step by step.
     ByKind,
@@ -60,7 +60,6 @@ pub fn cuda_suites() -> Vec<Suite> {
         add(Form::Chunks, half, HEAD, decays, false, 1e-2);
     }
     add(Form::Chunks, half, HEAD, Decays::Usual, true, 1e-2);
-    add(Form::Chunks, float, HEAD, Decays::Usual, false, 1e-2);
     suites
 }
 
@@ -112,11 +111,9 @@ impl CudaWkv {
             Kind::BFloat16 => "bf16",
             other => return Err(Error::bug(format!("the WKV operator on a GPU takes f32 or bf16, not {other:?}"))),
         };
-        if !matches!((sizes.head, chunked), (32 | 128, false) | (64, _)) {
-            return Err(Error::bug(format!(
-                "the WKV operator on a GPU has no kernel for heads of {} lanes",
-                sizes.head
-            )));
+        if !matches!((sizes.head, chunked, kind), (32 | 64 | 128, false, _) | (64, true, Kind::BFloat16)) {
+            let (form, head) = (self.form, sizes.head);
+            return Err(Error::bug(format!("the WKV operator has no kernel for {kind:?}, heads of {head}, {form:?}")));
         }
         let taken = |tensor: &Tensor| self.taken(tensor, kind);
         let Inputs { r, w, k, v, a, b, s0 } = *inputs;

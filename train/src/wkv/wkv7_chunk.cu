@@ -31,8 +31,10 @@ constexpr int kSteps = 16, kLanes = 64, kThreads = 128;
 // Strides in shared memory, so that the rows that a warp reads together lie in different banks.
 constexpr int kRow = 72;     // of a step's 64 lanes, or a lane's
 constexpr int kColumn = 24;  // of a lane's 16 steps, or a step's
+constexpr int kSums = 72;    // of the running sums of a step, which eight steps' lanes read together
 constexpr int kWide = 68;    // of a step's 64 lanes in f32
 constexpr float kForgets = -20.0f, kLeast = -5.0f;
+constexpr float kBeyond = -50.0f;  // w of steps beyond the last: nothing decays
 
 typedef float Tile[8][4];  // a warp's 16 x 64 numbers
 
@@ -46,7 +48,7 @@ struct Chunk {
   float a_ab[kSteps * 17];
   float z[kSteps * kWide];
   float f[kLanes];
-  u32 forgets;  // a bit a step
+  alignas(16) u32 forgets;  // a bit a step
 };
 
 struct Forward : Chunk {
@@ -63,10 +65,23 @@ struct Backward : Chunk {
   u16 d_a[4][kSteps * kColumn], d_a_t[4][kSteps * kColumn];
   // S before the chunk and G after it, transposed: [key lane][value lane].
   u16 s_t[kLanes * kRow], g_t[kLanes * kRow];
-  float c[(kSteps + 1) * kLanes];  // c- of each step, and c of the last one
+  float c[(kSteps + 1) * kSums];  // c- of each step, and c of the last one
   float own[kSteps * kWide], asked[kSteps * kWide];
   float anchor[4][kLanes];
 };
+
+struct alignas(16) Eight {
+  u32 of[4];
+};
+
+// A lane's 16 steps in bf16, side by side: two stores of 16 bytes, which lie in different banks.
+__device__ inline void put_column(u16* to, const float (&x)[kSteps]) {
+#pragma unroll
+  for (int s = 0; s < kSteps; s += 8) {
+    *reinterpret_cast<Eight*>(to + s) = Eight{{packed(x[s], x[s + 1]), packed(x[s + 2], x[s + 3]),
+                                               packed(x[s + 4], x[s + 5]), packed(x[s + 6], x[s + 7])}};
+  }
+}
 
 // Whether step t sees what step s wrote, s up to t.
 __device__ inline bool sees(u32 forgets, int t, int s) { return s <= t && ((forgets >> 1 >> s) & ((1u << (t - s)) - 1)) == 0; }
@@ -75,6 +90,12 @@ __device__ inline bool sees_before(u32 forgets, int t) { return (forgets & ((2u 
 // The same of what step t asks of the state, before it changes it.
 __device__ inline bool asks(u32 forgets, int t, int s) { return s < t && sees(forgets, t - 1, s); }
 __device__ inline bool asks_before(u32 forgets, int t) { return (forgets & ((1u << t) - 1)) == 0; }
+
+// Whether matrix `which` of the four has something at [t][s]. Most chunks forget nothing.
+__device__ inline bool there(u32 forgets, int which, int t, int s) {
+  if (forgets == 0) return which < 2 ? s <= t : s < t;
+  return which < 2 ? sees(forgets, t, s) : asks(forgets, t, s);
+}
 
 __device__ inline void clear(float (&tiles)[2][4]) {
 #pragma unroll
@@ -145,21 +166,40 @@ struct Chunked {
   __device__ static size_t head(const Arguments& args) {
     return static_cast<size_t>(blockIdx.y) * args.heads + blockIdx.x;
   }
-  __device__ static void read(Column& to, const Arguments& args, const void* from, int start) {
+  typedef T Raw[kSteps];  // the same as it is in memory
+
+  // Reads without a branch, so that all loads are on their way before the first one is waited for.
+  __device__ static void fetch(Raw& to, const Arguments& args, const void* from, int start) {
+    const T* at = static_cast<const T*>(from) + place(args, 0, threadIdx.x % kLanes);
+    const int stride = args.heads * kLanes, last = args.time - 1;
 #pragma unroll
-    for (int s = 0; s < kSteps; s++) {
-      const bool there = start + s < args.time;
-      to[s] = there ? wide(static_cast<const T*>(from)[place(args, start + s, threadIdx.x % kLanes)]) : 0.0f;
-    }
+    for (int s = 0; s < kSteps; s++) to[s] = at[static_cast<size_t>(min(start + s, last)) * stride];
+  }
+  __device__ static void widen(Column& to, const Raw& from, int left, float beyond) {
+#pragma unroll
+    for (int s = 0; s < kSteps; s++) to[s] = s < left ? wide(from[s]) : beyond;
+  }
+
+  // Has the rows of the chunk from `start` and the state before it brought into the second-level cache: a line a thread.
+  __device__ static void announce(const Arguments& args, int start) {
+#ifndef MIDI_EMULATED
+    const int n = threadIdx.x / kSteps, t = start + threadIdx.x % kSteps;
+    const void* from = n == 0 ? args.r : n == 1 ? args.w : n == 2 ? args.k : n == 3 ? args.v : n == 4 ? args.a
+                                       : n == 5 ? args.b : args.dy;
+    const size_t chunks = (args.time + kSteps - 1) / kSteps;
+    const float* state = args.border + (head(args) * chunks + start / kSteps) * kLanes * kLanes + 32 * threadIdx.x;
+    if (n < 7) asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const T*>(from) + place(args, t, 0)));
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(state));
+#endif
   }
 
   // The logarithms of the decays from w, their running sum and which steps forget.
-  __device__ static u32 decays(Column& slope, Column& c, const Column& w, int left) {
+  __device__ static u32 decays(Column& slope, Column& c, const Column& w) {
     u32 forgets = 0;
     float sum = 0.0f;
 #pragma unroll
     for (int s = 0; s < kSteps; s++) {
-      slope[s] = s < left ? -expf(w[s]) : 0.0f;
+      slope[s] = -expf(w[s]);
       if (slope[s] < kForgets) {
         forgets |= 1u << s;
         slope[s] = 0.0f;
@@ -191,12 +231,13 @@ struct Chunked {
   __device__ static void matrix(float (&tiles)[2][4], const Chunk& in, int warp, int lane) {
     clear(tiles);
     add_product<kLanes>(tiles, warp < 2 ? in.q : in.a, kRow, warp % 2 ? in.b : in.k, kRow, lane);
+    const u32 forgets = in.forgets;
 #pragma unroll
     for (int n = 0; n < 2; n++) {
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         const int t = (lane >> 2) + i / 2 * 8, s = 8 * n + 2 * (lane & 3) + i % 2;
-        if (!(warp < 2 ? sees(in.forgets, t, s) : asks(in.forgets, t, s))) tiles[n][i] = 0.0f;
+        if (!there(forgets, warp, t, s)) tiles[n][i] = 0.0f;
       }
     }
   }
@@ -219,8 +260,7 @@ struct Chunked {
 #pragma unroll
         for (int s = 0; s < t; s++) u[t] += in.a_ab[t * 17 + s] * u[s];
       }
-#pragma unroll
-      for (int s = 0; s < kSteps; s += 2) *reinterpret_cast<u32*>(&in.u_t[i * kColumn + s]) = packed(u[s], u[s + 1]);
+      put_column(in.u_t + i * kColumn, u);
     }
     __syncwarp();
   }
@@ -236,14 +276,19 @@ struct Chunked {
     const size_t chunks = (args.time + kSteps - 1) / kSteps;
     Tile state;
     load_state(state, args.s0 ? args.s0 + head(args) * kLanes * kLanes : nullptr, first, lane);
-    Column w, x, y, v;
-    read(w, args, args.w, 0), read(x, args, queries ? args.r : args.a, 0), read(y, args, queries ? args.k : args.b, 0);
-    if (queries) read(v, args, args.v, 0);
+    const void* in_x = queries ? args.r : args.a;
+    const void* in_y = queries ? args.k : args.b;
+    Raw raw_w, raw_x, raw_y, raw_v;
+    fetch(raw_w, args, args.w, 0), fetch(raw_x, args, in_x, 0), fetch(raw_y, args, in_y, 0);
+    fetch(raw_v, args, args.v, 0);
 
     for (int start = 0; start < args.time; start += kSteps) {
       {
-        Column slope, c;
-        const u32 forgets = decays(slope, c, w, args.time - start);
+        Column slope, c, w, x, y, v;
+        const int left = args.time - start;
+        widen(w, raw_w, left, kBeyond), widen(x, raw_x, left, 0.0f), widen(y, raw_y, left, 0.0f);
+        widen(v, raw_v, left, 0.0f);
+        const u32 forgets = decays(slope, c, w);
         if (threadIdx.x == 0) in.forgets = forgets;
         if (queries) in.f[j] = forgets ? 0.0f : expf(c[kSteps - 1]);
 #pragma unroll
@@ -252,21 +297,19 @@ struct Chunked {
           const float to_end = sees(forgets, kSteps - 1, s) ? expf(c[kSteps - 1] - c[s]) : 0.0f;
           (queries ? in.q : in.a)[s * kRow + j] = bits(x[s] * into);
           (queries ? in.k : in.b)[s * kRow + j] = bits(y[s] * out);
-          (queries ? in.kf_t : in.bf_t)[j * kColumn + s] = bits(y[s] * to_end);
-          if (queries) in.v_t[j * kColumn + s] = bits(v[s]);
+          y[s] *= to_end;
         }
+        put_column((queries ? in.kf_t : in.bf_t) + j * kColumn, y);
+        if (queries) put_column(in.v_t + j * kColumn, v);
       }
       if (args.border) {
         store_state(args.border + (head(args) * chunks + start / kSteps) * kLanes * kLanes, state, first, lane);
       }
       __syncthreads();
       // The next chunk is on its way while this one is computed.
-      if (start + kSteps < args.time) {
-        const int next = start + kSteps;
-        read(w, args, args.w, next), read(x, args, queries ? args.r : args.a, next);
-        read(y, args, queries ? args.k : args.b, next);
-        if (queries) read(v, args, args.v, next);
-      }
+      const int next = start + kSteps;
+      fetch(raw_w, args, args.w, next), fetch(raw_x, args, in_x, next), fetch(raw_y, args, in_y, next);
+      fetch(raw_v, args, args.v, next);
       float tiles[2][4];
       matrix(tiles, in, warp, lane);
       u16* rounded = warp == 0 ? in.a_qk : warp == 1 ? in.a_qb : in.a_ak;
@@ -350,22 +393,31 @@ struct Chunked {
       Column slope;
       {
         Column w, x, y, v, c;
-        read(w, args, args.w, start), read(x, args, queries ? args.r : args.a, start);
-        read(y, args, queries ? args.k : args.b, start), read(v, args, queries ? args.v : args.dy, start);
-        const u32 forgets = decays(slope, c, w, args.time - start);
+        {
+          Raw raw_w, raw_x, raw_y, raw_v;
+          fetch(raw_w, args, args.w, start), fetch(raw_x, args, queries ? args.r : args.a, start);
+          fetch(raw_y, args, queries ? args.k : args.b, start), fetch(raw_v, args, queries ? args.v : args.dy, start);
+          const int left = args.time - start;
+          widen(w, raw_w, left, kBeyond), widen(x, raw_x, left, 0.0f), widen(y, raw_y, left, 0.0f);
+          widen(v, raw_v, left, 0.0f);
+        }
+        const u32 forgets = decays(slope, c, w);
         if (threadIdx.x == 0) in.forgets = forgets;
         if (queries) in.f[j] = forgets ? 0.0f : expf(c[kSteps - 1]);
 #pragma unroll
         for (int s = 0; s < kSteps; s++) {
           const float into = expf(queries ? c[s] : (s ? c[s - 1] : 0.0f)), out = expf(-c[s]);
           const float to_end = sees(forgets, kSteps - 1, s) ? expf(c[kSteps - 1] - c[s]) : 0.0f;
-          const u16 scaled_x = bits(x[s] * into), scaled_y = bits(y[s] * out), plain = bits(v[s]);
-          (queries ? in.q : in.a)[s * kRow + j] = (queries ? in.q_t : in.a_t)[j * kColumn + s] = scaled_x;
-          (queries ? in.k : in.b)[s * kRow + j] = (queries ? in.k_t : in.b_t)[j * kColumn + s] = scaled_y;
           (queries ? in.kf : in.bf)[s * kRow + j] = bits(y[s] * to_end);
-          (queries ? in.v : in.dy)[s * kRow + j] = (queries ? in.v_t : in.dy_t)[j * kColumn + s] = plain;
-          if (queries) in.c[(s + 1) * kLanes + j] = c[s];
+          x[s] *= into, y[s] *= out;
+          (queries ? in.q : in.a)[s * kRow + j] = bits(x[s]);
+          (queries ? in.k : in.b)[s * kRow + j] = bits(y[s]);
+          (queries ? in.v : in.dy)[s * kRow + j] = bits(v[s]);
+          if (queries) in.c[(s + 1) * kSums + j] = c[s];
         }
+        put_column((queries ? in.q_t : in.a_t) + j * kColumn, x);
+        put_column((queries ? in.k_t : in.b_t) + j * kColumn, y);
+        put_column((queries ? in.v_t : in.dy_t) + j * kColumn, v);
         if (queries) in.c[j] = 0.0f;
       }
       load_state(state, args.border + (head(args) * chunks + chunk) * kState, first, lane);
@@ -379,6 +431,7 @@ struct Chunked {
         }
       }
       __syncthreads();
+      if (chunk > 0) announce(args, start - kSteps);
       float tiles[2][4];
       matrix(tiles, in, warp, lane);
       u16* turned = warp == 0 ? in.t_qk : warp == 1 ? in.t_qb : in.t_ak;
@@ -407,9 +460,10 @@ struct Chunked {
         }
 #pragma unroll
         for (int s = 0; s < kSteps; s++) {
-          in.dz[s * kRow + i] = in.dz_t[i * kColumn + s] = bits(dz[s]);
+          in.dz[s * kRow + i] = bits(dz[s]);
           in.u[s * kRow + i] = in.u_t[i * kColumn + s];
         }
+        put_column(in.dz_t + i * kColumn, dz);
       }
       __syncwarp();
       // dv = kf G^T + A_qk^T dy + A_ak^T dz
@@ -423,9 +477,9 @@ struct Chunked {
       // The gradients of the four matrices, one a warp.
       clear(tiles);
       add_product<kLanes>(tiles, warp < 2 ? in.dy : in.dz, kRow, warp % 2 ? in.u : in.v, kRow, lane);
+      const u32 forgets = in.forgets;
       each(tiles, lane, [&](int t, int s, float number) {
-        const bool there = warp < 2 ? sees(in.forgets, t, s) : asks(in.forgets, t, s);
-        in.d_a[warp][t * kColumn + s] = in.d_a_t[warp][s * kColumn + t] = there ? bits(number) : 0;
+        in.d_a[warp][t * kColumn + s] = in.d_a_t[warp][s * kColumn + t] = there(forgets, warp, t, s) ? bits(number) : 0;
       });
       __syncthreads();
       inputs(args, in, start, warp, lane);
@@ -524,7 +578,7 @@ struct Chunked {
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         const int t = (lane >> 2) + i / 2 * 8, key = first + 8 * n + 2 * (lane & 3) + i % 2;
-        tiles[n][i] *= expf(sign * in.c[(t + shift) * kLanes + key]);
+        tiles[n][i] *= expf(sign * in.c[(t + shift) * kSums + key]);
       }
     }
   }
@@ -537,7 +591,7 @@ struct Chunked {
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         const int t = (lane >> 2) + i / 2 * 8, key = first + 8 * n + 2 * (lane & 3) + i % 2;
-        const float to_end = expf(in.c[kSteps * kLanes + key] - in.c[(t + 1) * kLanes + key]);
+        const float to_end = expf(in.c[kSteps * kSums + key] - in.c[(t + 1) * kSums + key]);
         if (sees(in.forgets, kSteps - 1, t)) tiles[n][i] += late[n][i] * to_end;
       }
     }
@@ -558,18 +612,14 @@ struct Chunked {
   }
 };
 
-#define CHUNKED(name, T)                                       \
-  KERNEL(kThreads, wkv7_chunk_forward_##name, Arguments) {     \
-    DYNAMIC_SHARED(Forward, inside);                           \
-    Chunked<T>::forward(args, inside);                         \
-  }                                                            \
-  KERNEL(kThreads, wkv7_chunk_backward_##name, Arguments) {    \
-    DYNAMIC_SHARED(Backward, inside);                          \
-    Chunked<T>::backward(args, inside);                        \
-  }
-
-CHUNKED(f32, float)
-CHUNKED(bf16, bf16)
+KERNEL(kThreads, wkv7_chunk_forward_bf16, Arguments) {
+  DYNAMIC_SHARED(Forward, inside);
+  Chunked<bf16>::forward(args, inside);
+}
+KERNEL(kThreads, wkv7_chunk_backward_bf16, Arguments) {
+  DYNAMIC_SHARED(Backward, inside);
+  Chunked<bf16>::backward(args, inside);
+}
 
 // What the host asks for.
 static_assert(sizeof(Forward) <= 36 * 1024 && sizeof(Backward) <= 110 * 1024, "shared memory of a block");

@@ -168,6 +168,10 @@ template <typename T>
 inline T min(T x, T y) {
   return y < x ? y : x;
 }
+template <typename T>
+inline T max(T x, T y) {
+  return x < y ? y : x;
+}
 inline float __shfl_xor_sync(unsigned, float x, int mask) {
   uint32_t bits = __float_as_uint(x);
   return __uint_as_float(emulator::exchange(&bits, 1)[(emulator::current % emulator::kLanes) ^ mask][0]);

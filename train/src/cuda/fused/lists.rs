@@ -144,8 +144,11 @@ pub fn norm(launcher: &Arc<dyn Launcher>, tensors: &[Tensor]) -> Result<Tensor> 
 /// Another kind or device, or a failure of the device.
 pub fn rounded(launcher: &Arc<dyn Launcher>, tensors: &[&Tensor]) -> Result<Vec<Tensor>> {
     let mut all = Vec::with_capacity(tensors.len());
-    for tensors in tensors.chunks(MOST_TENSORS.min(LISTED)) {
-        all.extend(autograd::apply(Round { launcher: Arc::clone(launcher) }, tensors)?);
+    // All results of an operator have gradients if one of its inputs has: what is frozen goes by itself.
+    for alike in tensors.chunk_by(|x, y| x.requires_grad() == y.requires_grad()) {
+        for tensors in alike.chunks(MOST_TENSORS.min(LISTED)) {
+            all.extend(autograd::apply(Round { launcher: Arc::clone(launcher) }, tensors)?);
+        }
     }
     Ok(all)
 }
