@@ -169,54 +169,78 @@ struct NormArguments {
 
 constexpr int kWarps = 4;
 
+// What a row and head holds, two lanes a thread. All loads are on their way before the first one is waited for.
+struct Row {
+  float y[2], r[2], k[2], v[2], g[2];
+};
+template <typename T>
+__device__ inline Row row_at(const NormArguments& args, size_t n) {
+  Row row;
+  load_pair<T>(args.y, n, row.y), load_pair<T>(args.r, n, row.r), load_pair<T>(args.k, n, row.k);
+  load_pair<T>(args.v, n, row.v), load_pair<T>(args.g, n, row.g);
+  return row;
+}
+
+// The parameters of a head.
+struct Column {
+  float weight[2], bias[2], r_k[2];
+};
+template <typename T>
+__device__ inline Column column_at(const NormArguments& args, int n) {
+  Column column;
+  load_pair<T>(args.weight, n, column.weight), load_pair<T>(args.bias, n, column.bias);
+  load_pair<T>(args.r_k, n, column.r_k);
+  return column;
+}
+
 // What the forward pass makes of one row and head.
 struct Normed {
   float hat[2], mixed[2], strength, slope;
 };
-
-template <typename T>
-__device__ inline Normed norm_of(const NormArguments& args, size_t n, int column) {
-  Normed row;
-  const float y[2] = {at<T>(args.y, n), at<T>(args.y, n + 1)};
-  const float mean = sum_of_lanes<32>(y[0] + y[1]) / 64.0f;
-  const float apart[2] = {y[0] - mean, y[1] - mean};
+__device__ inline Normed norm_of(const Row& row, const Column& column, float epsilon) {
+  Normed normed;
+  const float mean = sum_of_lanes<32>(row.y[0] + row.y[1]) / 64.0f;
+  const float apart[2] = {row.y[0] - mean, row.y[1] - mean};
   const float variance = sum_of_lanes<32>(apart[0] * apart[0] + apart[1] * apart[1]) / 64.0f;
-  row.slope = 1.0f / sqrtf(variance + args.epsilon);
-  float strength = 0.0f;
-  for (int i = 0; i < 2; i++) strength += at<T>(args.r, n + i) * at<T>(args.k, n + i) * at<T>(args.r_k, column + i);
-  row.strength = sum_of_lanes<32>(strength);
+  normed.slope = 1.0f / sqrtf(variance + epsilon);
+  normed.strength = sum_of_lanes<32>(row.r[0] * row.k[0] * column.r_k[0] + row.r[1] * row.k[1] * column.r_k[1]);
+#pragma unroll
   for (int i = 0; i < 2; i++) {
-    row.hat[i] = apart[i] * row.slope;
-    row.mixed[i] = row.hat[i] * at<T>(args.weight, column + i) + at<T>(args.bias, column + i);
-    row.mixed[i] += row.strength * at<T>(args.v, n + i);
+    normed.hat[i] = apart[i] * normed.slope;
+    normed.mixed[i] = normed.hat[i] * column.weight[i] + column.bias[i] + normed.strength * row.v[i];
   }
-  return row;
+  return normed;
 }
 
 template <typename T>
 __device__ inline void norm_forward(const NormArguments& args) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = blockIdx.x * 64 + 2 * lane;
-  for (int row = blockIdx.y * kWarps + warp; row < args.rows; row += gridDim.y * kWarps) {
-    const size_t n = static_cast<size_t>(row) * args.heads * 64 + column;
-    const Normed normed = norm_of<T>(args, n, column);
-    for (int i = 0; i < 2; i++) put<T>(args.out, n + i, normed.mixed[i] * at<T>(args.g, n + i));
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * 64 + 2 * lane;
+  const Column column = column_at<T>(args, first);
+  for (int t = blockIdx.y * kWarps + warp; t < args.rows; t += gridDim.y * kWarps) {
+    const size_t n = static_cast<size_t>(t) * args.heads * 64 + first;
+    const Row row = row_at<T>(args, n);
+    const Normed normed = norm_of(row, column, args.epsilon);
+    put_pair<T>(args.out, n, normed.mixed[0] * row.g[0], normed.mixed[1] * row.g[1]);
   }
 }
 
 template <typename T>
 __device__ inline void norm_backward(const NormArguments& args) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = blockIdx.x * 64 + 2 * lane;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * 64 + 2 * lane;
+  const Column column = column_at<T>(args, first);
   float d_weight[2] = {0.0f, 0.0f}, d_bias[2] = {0.0f, 0.0f}, d_r_k[2] = {0.0f, 0.0f};
-  for (int row = blockIdx.y * kWarps + warp; row < args.rows; row += gridDim.y * kWarps) {
-    const size_t n = static_cast<size_t>(row) * args.heads * 64 + column;
-    const Normed normed = norm_of<T>(args, n, column);
+  for (int t = blockIdx.y * kWarps + warp; t < args.rows; t += gridDim.y * kWarps) {
+    const size_t n = static_cast<size_t>(t) * args.heads * 64 + first;
+    float gradient[2];
+    load_pair<T>(args.gradient, n, gradient);
+    const Row row = row_at<T>(args, n);
+    const Normed normed = norm_of(row, column, args.epsilon);
     float mixed[2], hat[2], strength = 0.0f, mean = 0.0f, along = 0.0f;
+#pragma unroll
     for (int i = 0; i < 2; i++) {
-      const float gradient = at<T>(args.gradient, n + i);
-      mixed[i] = gradient * at<T>(args.g, n + i);
-      put<T>(args.dg, n + i, gradient * normed.mixed[i]);
-      strength += mixed[i] * at<T>(args.v, n + i);
-      hat[i] = mixed[i] * at<T>(args.weight, column + i);
+      mixed[i] = gradient[i] * row.g[i];
+      strength += mixed[i] * row.v[i];
+      hat[i] = mixed[i] * column.weight[i];
       mean += hat[i];
       along += hat[i] * normed.hat[i];
       d_weight[i] += mixed[i] * normed.hat[i];
@@ -224,16 +248,20 @@ __device__ inline void norm_backward(const NormArguments& args) {
     }
     strength = sum_of_lanes<32>(strength);
     mean = sum_of_lanes<32>(mean) / 64.0f, along = sum_of_lanes<32>(along) / 64.0f;
+    float dy[2], dr[2], dk[2];
+#pragma unroll
     for (int i = 0; i < 2; i++) {
-      const float r = at<T>(args.r, n + i), k = at<T>(args.k, n + i), r_k = at<T>(args.r_k, column + i);
-      put<T>(args.dy, n + i, normed.slope * (hat[i] - mean - normed.hat[i] * along));
-      put<T>(args.dr, n + i, strength * k * r_k);
-      put<T>(args.dk, n + i, strength * r * r_k);
-      put<T>(args.dv, n + i, mixed[i] * normed.strength);
-      d_r_k[i] += strength * r * k;
+      dy[i] = normed.slope * (hat[i] - mean - normed.hat[i] * along);
+      dr[i] = strength * row.k[i] * column.r_k[i], dk[i] = strength * row.r[i] * column.r_k[i];
+      d_r_k[i] += strength * row.r[i] * row.k[i];
     }
+    put_pair<T>(args.dy, n, dy[0], dy[1]), put_pair<T>(args.dr, n, dr[0], dr[1]);
+    put_pair<T>(args.dk, n, dk[0], dk[1]);
+    put_pair<T>(args.dv, n, mixed[0] * normed.strength, mixed[1] * normed.strength);
+    put_pair<T>(args.dg, n, gradient[0] * normed.mixed[0], gradient[1] * normed.mixed[1]);
   }
-  float* parts = args.parts + static_cast<size_t>(blockIdx.y * kWarps + warp) * 3 * args.heads * 64 + column;
+  float* parts = args.parts + static_cast<size_t>(blockIdx.y * kWarps + warp) * 3 * args.heads * 64 + first;
+#pragma unroll
   for (int i = 0; i < 2; i++) {
     parts[i] = d_weight[i], parts[args.heads * 64 + i] = d_bias[i], parts[2 * args.heads * 64 + i] = d_r_k[i];
   }

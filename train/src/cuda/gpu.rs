@@ -120,10 +120,14 @@ impl Gpu {
         let kernel = unsafe { result::module::get_function(module, text) }
             .map_err(|e| driver(&format!("there is no kernel `{name}` in `{}`", source.name), e))?;
         if shared > 0 {
-            let which = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: a kernel of a loaded module.
-            unsafe { result::function::set_function_attribute(kernel, which, shared as c_int) }
-                .map_err(|e| driver(&format!("`{name}` cannot have {shared} bytes of shared memory"), e))?;
+            // All that the cache can give up: what one block needs is not what two need.
+            let room = CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            for (which, value) in [(room, 100), (most, shared as c_int)] {
+                // SAFETY: a kernel of a loaded module.
+                unsafe { result::function::set_function_attribute(kernel, which, value) }
+                    .map_err(|e| driver(&format!("`{name}` cannot have {shared} bytes of shared memory"), e))?;
+            }
         }
         loaded.kernels.insert(key, (kernel, shared));
         Ok(kernel)

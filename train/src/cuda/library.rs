@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "shared libraries are opened, and the C++ shim's texts taken over")]
 
 use std::ffi::{CStr, CString, c_char};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where CUDA's toolkit puts its libraries.
 const USUAL: [&str; 2] = ["/usr/local/cuda/lib64", "/usr/local/cuda/targets/x86_64-linux/lib"];
@@ -45,9 +45,16 @@ pub(super) fn open(name: &str) -> Result<(), String> {
     Err(text)
 }
 
+/// Where PyTorch's wheels put CUDA's libraries, if libtorch is in one: beside the folder of torch.
+fn beside_torch() -> Option<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let torch = maps.lines().find_map(|line| line.split_ascii_whitespace().last()?.strip_suffix("/libtorch_cpu.so"))?;
+    Some(Path::new(torch).ancestors().nth(2)?.join("nvidia/cu13/lib"))
+}
+
 /// Whether NVIDIA's compiler can be used. `folder` is looked into first.
 pub fn nvrtc_is_here(folder: Option<&Path>) -> bool {
-    let folders = folder.into_iter().chain(USUAL.iter().map(Path::new));
+    let folders = folder.map(Path::to_path_buf).into_iter().chain(beside_torch()).chain(USUAL.map(PathBuf::from));
     for folder in folders {
         // The compiler opens its second half by name, so that one comes first.
         let library = |name: &str| open(&folder.join(name).display().to_string()).is_ok();
