@@ -401,7 +401,7 @@ fn times_of_parts(trained: &mut Trained) -> Result<String> {
         passed();
         loss.objective.f_backward().map_err(fault::torch)?;
         passed();
-        let norm = global_norm(model.launcher(), model.trained())?;
+        let norm = global_norm(model.launcher(), model.trained())?.double_value(&[]);
         passed();
         optimizer.update(model.trained(), 1e-4, clip_factor(norm, config.clip_norm))?;
         passed();

@@ -49,16 +49,9 @@ pub struct Loss {
     /// What to run backward from: a scalar joined to the graph. Its value holds the penalty under
     /// [`Rule::Corrected`] and does not under [`Rule::Reference`].
     pub objective: Tensor,
-    /// What [`Loss::cross_entropy`] reads: an f64 where the network is.
-    sum: Tensor,
-}
-
-impl Loss {
-    /// Σ −ln p(target) over the target tokens, in nats. On a GPU this waits for the forward pass, so it is best asked after
-    /// the backward pass was begun.
-    pub fn cross_entropy(&self) -> f64 {
-        self.sum.double_value(&[])
-    }
+    /// Σ −ln p(target) over the target tokens, in nats: an f64 where the network is. On a GPU, whoever reads it waits for
+    /// the forward pass, and for whatever was begun since.
+    pub cross_entropy: Tensor,
 }
 
 /// The loss of `hidden` [.., D] under the head [V, D], for labels of as many positions (i64; -100 is no
@@ -75,8 +68,9 @@ pub fn head_loss(
 ) -> Result<Loss> {
     let (hidden, labels) = flatten(hidden, labels)?;
     let results = autograd::apply(HeadLoss { launcher: launcher.cloned(), rule }, &[&hidden, head, &labels])?;
-    let [objective, sum] = <[Tensor; 2]>::try_from(results).map_err(|_| Error::bug("the loss has two results"))?;
-    Ok(Loss { objective, sum })
+    let [objective, cross_entropy] =
+        <[Tensor; 2]>::try_from(results).map_err(|_| Error::bug("the loss has two results"))?;
+    Ok(Loss { objective, cross_entropy })
 }
 
 /// Σ cross-entropy in nats and the number of target tokens, without a gradient; arguments as [`head_loss`].
@@ -331,7 +325,7 @@ mod tests {
         close(&hidden.grad(), &d_hidden);
         close(&head.grad(), &d_head);
         let (sum, targets) = cross_entropy(&hidden, &head, &labels()).expect("runs");
-        assert!((sum - loss.cross_entropy()).abs() < 1e-9 && targets == 6);
+        assert!((sum - loss.cross_entropy.double_value(&[])).abs() < 1e-9 && targets == 6);
     }
 
     #[test]

@@ -16,20 +16,21 @@ const MOST: usize = 8;
 
 /// The networks of the threads.
 #[derive(Debug)]
-pub(crate) struct Parts {
-    /// The first one's gradients are those of the network that they were made of.
-    twins: Vec<Rwkv7>,
+pub(crate) struct Parts<'a> {
+    first: &'a mut Rwkv7,
+    /// On the weights of the first.
+    others: Vec<Rwkv7>,
 }
 
-impl Parts {
+impl<'a> Parts<'a> {
     /// Of `model`, as many as are of use for `batches` on so many threads.
     ///
     /// # Errors
     /// As [`Rwkv7::twins`].
-    pub(crate) fn of(model: &Rwkv7, batches: &[Batch], threads: usize) -> Result<Self> {
+    pub(crate) fn of(model: &'a mut Rwkv7, batches: &[Batch], threads: usize) -> Result<Self> {
         let threads = if model.device() == Device::Cpu { threads } else { 1 };
         let count = batches.iter().map(|batch| count(batch.rows, threads)).max().unwrap_or(1);
-        Ok(Parts { twins: model.twins(count)? })
+        Ok(Parts { others: model.twins(count - 1)?, first: model })
     }
 
     /// What `work` gives for each part of `batch`, in the order of its rows.
@@ -41,19 +42,19 @@ impl Parts {
         batch: &Batch,
         work: impl Fn(&Rwkv7, &Batch) -> Result<T> + Sync,
     ) -> Result<Vec<T>> {
-        let parts = batch.parts(count(batch.rows, self.twins.len()));
+        let parts = batch.parts(count(batch.rows, 1 + self.others.len()));
         let mut made: Vec<Option<Result<T>>> = parts.iter().map(|_| None).collect();
-        let tasks = self.twins.iter_mut().zip(&parts).zip(&mut made).collect();
-        parallel::each(tasks, |_, ((twin, part), made)| *made = Some(work(twin, part)));
+        let networks = std::iter::once(&mut *self.first).chain(&mut self.others);
+        let tasks = networks.zip(&parts).zip(&mut made).collect();
+        parallel::each(tasks, |_, ((network, part), made)| *made = Some(work(network, part)));
         made.into_iter().flatten().collect()
     }
 
     /// Adds the gradients of all parts up, in their order, where the network's own are.
     pub(crate) fn add_gradients(&self) {
-        let Some((first, others)) = self.twins.split_first() else { return };
         no_grad(|| {
-            for other in others {
-                for ((_, to), (_, from)) in first.trained().iter().zip(other.trained().iter()) {
+            for other in &self.others {
+                for ((_, to), (_, from)) in self.first.trained().iter().zip(other.trained().iter()) {
                     let (mut to, from) = (to.grad(), from.grad());
                     if to.defined() && from.defined() {
                         to += from;

@@ -59,13 +59,18 @@ pub fn step(
         // This rule looks at a micro-batch as a whole.
         LossScaling::PerMicroBatch => Parts::of(model, micro_batches, 1)?,
     };
-    let mut cross_entropy = 0.0;
+    let mut sums = Vec::new();
     for batch in micro_batches {
-        let sums = parts.each(batch, |model, batch| forward_backward(model, batch, step, rule))?;
-        cross_entropy += sums.iter().sum::<f64>();
+        sums.extend(parts.each(batch, |model, batch| forward_backward(model, batch, step, rule))?);
     }
     parts.add_gradients();
-    let (grad_norm, squares) = exchange(model, optimizer, group)?;
+    drop(parts);
+    let measured = exchange(model, optimizer, group)?;
+    // A GPU is waited for only now that all is ready for what it finds.
+    let updates = optimizer.prepare(model.trained(), lr)?;
+    let measured = measured.double_value(&[]);
+    let (grad_norm, squares) = if optimizer.is_sharded() { (measured.sqrt(), measured) } else { (measured, 0.0) };
+    let cross_entropy: f64 = sums.iter().map(|sum| sum.double_value(&[])).sum();
     // Every rank learns what any of them saw, so that all stop or none does.
     let bad = !cross_entropy.is_finite() || !grad_norm.is_finite();
     let [cross_entropy, squares, bad] =
@@ -78,42 +83,41 @@ pub fn step(
             format!("training diverged: the loss is {loss} and the gradient norm {grad_norm}"),
         ));
     }
-    optimizer.update(model.trained(), lr, clip_factor(grad_norm, config.clip_norm))?;
+    optimizer.apply(updates, clip_factor(grad_norm, config.clip_norm))?;
     if optimizer.is_sharded() {
         flat::all_gather_parameters(group, model.trained())?;
     }
     Ok(StepReport { cross_entropy, targets, tokens, positions, grad_norm })
 }
 
-/// Leaves the gradients of a batch, and returns its Σ cross-entropy.
-fn forward_backward(model: &Rwkv7, batch: &Batch, step: u64, rule: Rule) -> Result<f64> {
+/// Leaves the gradients of a batch, and returns its Σ cross-entropy, an f64 where the network is.
+fn forward_backward(model: &Rwkv7, batch: &Batch, step: u64, rule: Rule) -> Result<Tensor> {
     model.set_dropout(Some((step, batch)));
     let hidden = hidden(model, batch);
     model.set_dropout(None);
     let (hidden, labels) = hidden?;
     let loss = loss::head_loss(model.launcher(), &hidden, model.head(), &labels, rule)?;
     loss.objective.f_backward().map_err(fault::torch)?;
-    Ok(loss.cross_entropy())
+    Ok(loss.cross_entropy)
 }
 
-/// Adds the gradients of all ranks up. Returns their norm, or that of this rank's part, and the sum of squares of the
-/// latter.
-fn exchange(model: &Rwkv7, optimizer: &AdamW, group: &mut Group) -> Result<(f64, f64)> {
+/// Adds the gradients of all ranks up. Returns their norm or, where each rank has a part of them, the sum of its squares;
+/// an f64 where the network is.
+fn exchange(model: &Rwkv7, optimizer: &AdamW, group: &mut Group) -> Result<Tensor> {
     if optimizer.is_sharded() {
-        let squares = flat::reduce_scatter_gradients(group, model.trained())?;
-        return Ok((squares.sqrt(), squares));
+        return flat::reduce_scatter_gradients(group, model.trained());
     }
     if group.world() > 1 {
         flat::all_reduce_gradients(group, model.trained())?;
     }
-    Ok((global_norm(model.launcher(), model.trained())?, 0.0))
+    global_norm(model.launcher(), model.trained())
 }
 
 /// Σ cross-entropy of `batch` in nats, and its target tokens, without a gradient.
 ///
 /// # Errors
 /// As the forward pass.
-pub fn evaluate(model: &Rwkv7, batch: &Batch) -> Result<(f64, u64)> {
+pub fn evaluate(model: &mut Rwkv7, batch: &Batch) -> Result<(f64, u64)> {
     let sums = Parts::of(model, std::slice::from_ref(batch), threads())?.each(batch, |model, batch| {
         no_grad(|| {
             let (hidden, labels) = hidden(model, batch)?;
@@ -131,8 +135,9 @@ fn threads() -> usize {
 /// The input of the head for a batch, [B, T, D], and its labels, [B, T].
 pub(crate) fn hidden(model: &Rwkv7, batch: &Batch) -> Result<(Tensor, Tensor)> {
     let size = [batch.rows as i64, batch.columns as i64];
-    let placed = |values: &[i64]| Tensor::from_slice(values).reshape(size).to_device(model.device());
-    let (ids, labels) = (placed(&batch.ids), placed(&batch.labels));
+    let both = Tensor::stack(&[&batch.ids, &batch.labels].map(|values| Tensor::from_slice(values).reshape(size)), 0);
+    let both = both.to_device(model.device());
+    let (ids, labels) = (both.get(0), both.get(1));
     let hidden = match batch.resets.as_slice() {
         [] => model.hidden(&ids, None)?,
         places => {
@@ -199,14 +204,15 @@ mod tests {
     #[test]
     fn parts_of_a_batch_have_the_gradients_of_the_whole() {
         let run = |batches: &[Batch], threads: usize| {
-            let model = network(false);
+            let mut model = network(false);
             let rule = Rule::Corrected { targets: batches.iter().map(|batch| batch.targets).sum(), l2wrap: 0.1 };
-            let mut parts = Parts::of(&model, batches, threads).expect("fits");
+            let mut parts = Parts::of(&mut model, batches, threads).expect("fits");
             let each = |batch| parts.each(batch, |model, batch| forward_backward(model, batch, 0, rule));
-            let sums: Vec<Vec<f64>> = batches.iter().map(each).collect::<Result<_>>().expect("runs");
+            let sums: Vec<Vec<Tensor>> = batches.iter().map(each).collect::<Result<_>>().expect("runs");
             parts.add_gradients();
             let grads = model.trained().iter().map(|(_, tensor)| tensor.grad()).collect::<Vec<_>>();
-            (sums.iter().map(Vec::len).collect::<Vec<_>>(), sums.concat().iter().sum::<f64>(), grads)
+            let sum = sums.iter().flatten().map(|sum| sum.double_value(&[])).sum::<f64>();
+            (sums.iter().map(Vec::len).collect::<Vec<_>>(), sum, grads)
         };
         let batches = [batch(false), batch(true)];
         let (_, cross_entropy, truth) = run(&batches, 1);
@@ -219,8 +225,8 @@ mod tests {
                 assert!(relative < 2e-6 || truth.abs().max().double_value(&[]) < 1e-7, "{relative:e}");
             }
         }
-        let model = network(false);
-        let (sum, targets) = evaluate(&model, &batches[1]).expect("runs");
+        let mut model = network(false);
+        let (sum, targets) = evaluate(&mut model, &batches[1]).expect("runs");
         assert_eq!(targets, batches[1].targets);
         assert!(sum > 0.0 && sum < cross_entropy);
     }

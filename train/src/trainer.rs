@@ -460,7 +460,7 @@ impl Run<'_> {
         let (mut sum, mut targets) = (0.0, 0);
         for samples in samples.chunks(self.plan.micro_batch) {
             let batch = batch(&self.valid, samples, self.config.data.pack)?;
-            let (cross_entropy, count) = evaluate(&self.model, &batch)?;
+            let (cross_entropy, count) = evaluate(&mut self.model, &batch)?;
             sum += cross_entropy;
             targets += count;
         }

@@ -347,7 +347,7 @@ fn golden_model_optimizer() {
                 let hidden = model.hidden(batch.get("idx"), None).expect("runs");
                 let loss = loss::head_loss(None, &hidden, model.head(), batch.get("targets"), SEED_RULE).expect("runs");
                 loss.objective.f_backward().expect("runs");
-                let norm = global_norm(model.launcher(), model.parameters()).expect("is a number");
+                let norm = global_norm(model.launcher(), model.parameters()).expect("is a number").double_value(&[]);
                 let lr = schedule.at(step as u64);
                 rate.see((lr / rates[step] - 1.0).abs(), format!("step {step}"));
                 loss_error.see((loss.objective.double_value(&[]) - losses[step]).abs(), format!("step {step}"));

@@ -111,7 +111,8 @@ pub fn mixes(
     anew: Option<&Tensor>,
     mixes: &[&Tensor],
 ) -> Result<Vec<Tensor>> {
-    let anew = anew.map(|mask| mask.to_kind(Kind::Uint8).contiguous());
+    // A bool is a byte, as the kernel reads it.
+    let anew = anew.map(Tensor::contiguous);
     let inputs: Vec<&Tensor> = std::iter::once(x).chain(mixes.iter().copied()).chain(&anew).collect();
     autograd::apply(Mix { launcher: Arc::clone(launcher), count: mixes.len() }, &inputs)
 }

@@ -35,12 +35,12 @@ pub fn all_reduce_gradients(group: &mut Group, parameters: &Parameters) -> Resul
     Ok(())
 }
 
-/// Replaces this rank's shard of the gradients by its sum over all ranks and returns the sum of its squares. The
-/// other gradients are left as they are and mean nothing any more.
+/// Replaces this rank's shard of the gradients by its sum over all ranks and returns the sum of its squares, an f64 where
+/// the gradients are. The other gradients are left as they are and mean nothing any more.
 ///
 /// # Errors
 /// A rank was lost (10).
-pub fn reduce_scatter_gradients(group: &mut Group, parameters: &Parameters) -> Result<f64> {
+pub fn reduce_scatter_gradients(group: &mut Group, parameters: &Parameters) -> Result<Tensor> {
     no_grad(|| {
         let gradients: Vec<Tensor> = parameters
             .iter()
@@ -51,7 +51,7 @@ pub fn reduce_scatter_gradients(group: &mut Group, parameters: &Parameters) -> R
         let mine = shard(flat.numel(), group.world(), group.rank());
         flat.narrow(0, mine.start as i64, mine.len() as i64).copy_(&part);
         give_back(&flat, &gradients);
-        Ok(part.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]))
+        Ok(part.to_kind(Kind::Double).square().sum(Kind::Double))
     })
 }
 

@@ -17,6 +17,8 @@ use crate::cuda::{Gpu, Launcher, nccl_is_here};
 
 /// Time between two looks at an operation: short at first, since most take no longer than a step of the GPU.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(2));
+/// How long a communicator may take to end.
+const END: Duration = Duration::from_secs(10);
 /// What NCCL's configuration begins with, for the version that its struct is of.
 const CONFIG: (u32, u32) = (0xcafe_beef, 22809);
 /// Under which name the communicator's id is in the store.
@@ -63,7 +65,10 @@ impl Nccl {
             let begun =
                 unsafe { result::comm_init_rank_config(&raw mut communicator, world, id, rank, &raw mut config) };
             begun.map_err(text)?;
-            settle(communicator, deadline)?;
+            settle(communicator, deadline).inspect_err(|_| {
+                // SAFETY: the communicator was begun and is used no more.
+                let _ = unsafe { result::comm_abort(communicator) };
+            })?;
             Ok(communicator)
         });
         match made {
@@ -321,7 +326,10 @@ impl Collective for Nccl {
 impl Drop for Nccl {
     fn drop(&mut self) {
         if !std::mem::replace(&mut self.failed, true) {
-            // SAFETY: the communicator is used no more, since the flag is set.
+            // SAFETY: the communicator is used no more, since the flag is set. What it began is waited for before it goes.
+            let _ = unsafe { sys::ncclCommFinalize(self.communicator) };
+            let _ = settle(self.communicator, Instant::now() + END);
+            // SAFETY: as above.
             let _ = unsafe { result::comm_destroy(self.communicator) };
         }
     }

@@ -122,17 +122,13 @@ impl Rwkv7 {
         Rwkv7 { precision, ..self }
     }
 
-    /// `count` networks on this one's weights, for as many threads. The first collects its gradients where this one does,
-    /// each of the others has its own.
+    /// `count` networks on this one's weights, for as many threads. Each has gradients of its own.
     ///
     /// # Errors
     /// None, for a network that could be made.
     pub fn twins(&self, count: usize) -> Result<Vec<Self>> {
-        let twin = |index: usize| {
-            let leaf = |tensor: &Tensor| match index {
-                0 => tensor.shallow_clone(),
-                _ => tensor.detach().set_requires_grad(tensor.requires_grad()),
-            };
+        let twin = |_| {
+            let leaf = |tensor: &Tensor| tensor.detach().set_requires_grad(tensor.requires_grad());
             let parameters = self.parameters.iter().map(|(name, tensor)| (name.to_owned(), leaf(tensor))).collect();
             let twin = Self::tuned(parameters, Arc::clone(&self.backend), self.terms)?.in_precision(self.precision);
             Ok(Rwkv7 { trained: twin.parameters.only(|name| self.trained.find(name).is_some()), ..twin })

@@ -168,52 +168,70 @@ impl AdamW {
     /// # Errors
     /// A parameter is missing.
     pub fn update(&mut self, parameters: &Parameters, lr: f64, factor: f64) -> Result<()> {
-        self.updates += 1;
-        let OptimizerConfig { beta1, beta2, epsilon, weight_decay, .. } = self.config;
-        let correction = |beta: f64| 1.0 - beta.powf(self.updates as f64);
-        let (correction1, correction2) = (correction(beta1), correction(beta2));
-        let mut updates = Vec::new();
+        let updates = self.prepare(parameters, lr)?;
+        self.apply(updates, factor)
+    }
+
+    /// What [`AdamW::apply`] takes: parameters with their gradients and moments, which share memory with these. Nothing is
+    /// changed, so that this can be done while a GPU is still busy with the gradients.
+    ///
+    /// # Errors
+    /// A parameter is missing.
+    pub fn prepare(&self, parameters: &Parameters, lr: f64) -> Result<Vec<Update>> {
+        let correction = self.correction(self.config.beta1);
+        let mut updates = Vec::with_capacity(self.slots.len());
         no_grad(|| {
-            for slot in &mut self.slots {
+            for slot in &self.slots {
                 let mut parameter = parameters.get(&slot.name)?.shallow_clone();
-                let grad = parameter.grad();
-                if !grad.defined() {
+                let mut gradient = parameter.grad();
+                if !gradient.defined() {
                     continue;
                 }
-                let grad = match &slot.part {
-                    Some(part) => {
-                        parameter = parameter.view(-1).narrow(0, part.start, part.end - part.start);
-                        grad.reshape([-1]).narrow(0, part.start, part.end - part.start)
-                    }
-                    None => grad,
-                };
+                if let Some(part) = &slot.part {
+                    let count = part.end - part.start;
+                    parameter = parameter.view(-1).narrow(0, part.start, count);
+                    gradient = gradient.reshape([-1]).narrow(0, part.start, count);
+                }
                 let rate = lr * slot.group.rate;
-                let kept = if slot.group.decays { 1.0 - rate * weight_decay } else { 1.0 };
-                let rate = rate / correction1;
-                if self.launcher.is_some() {
-                    let moments = [slot.first.shallow_clone(), slot.second.shallow_clone()];
-                    updates.push(Update { parameter, gradient: grad.contiguous(), moments, keep: kept, rate });
-                    continue;
-                }
+                let keep = if slot.group.decays { 1.0 - rate * self.config.weight_decay } else { 1.0 };
+                let moments = [slot.first.shallow_clone(), slot.second.shallow_clone()];
+                updates.push(Update { parameter, gradient, moments, keep, rate: rate / correction });
+            }
+            Ok(updates)
+        })
+    }
+
+    /// Does what [`AdamW::prepare`] prepared, with gradients multiplied by `factor`.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn apply(&mut self, updates: Vec<Update>, factor: f64) -> Result<()> {
+        let OptimizerConfig { beta1, beta2, epsilon, .. } = self.config;
+        let correction = self.correction(beta2);
+        self.updates += 1;
+        no_grad(|| {
+            if let Some(launcher) = &self.launcher {
+                return fused::adamw(launcher, &updates, AdamTerms { beta1, beta2, epsilon, factor, correction });
+            }
+            for Update { mut parameter, gradient, moments: [mut first, mut second], keep, rate } in updates {
                 let change = Change {
                     factor,
                     share: 1.0 - beta1,
                     share_of_squares: 1.0 - beta2,
-                    correction_of_squares: correction2,
+                    correction_of_squares: correction,
                     epsilon,
-                    kept,
+                    kept: keep,
                     rate,
                 };
-                change.apply(&mut parameter, &grad, &mut slot.first, &mut slot.second)?;
+                change.apply(&mut parameter, &gradient, &mut first, &mut second)?;
             }
-            match &self.launcher {
-                Some(launcher) => {
-                    let terms = AdamTerms { beta1, beta2, epsilon, factor, correction: correction2 };
-                    fused::adamw(launcher, &updates, terms)
-                }
-                None => Ok(()),
-            }
+            Ok(())
         })
+    }
+
+    /// What the next update divides a moment of this decay by.
+    fn correction(&self, beta: f64) -> f64 {
+        1.0 - beta.powf((self.updates + 1) as f64)
     }
 }
 

@@ -11,22 +11,21 @@ use crate::model::Parameters;
 /// Added to the norm before it is compared, as the reference does.
 const MARGIN: f64 = 1e-6;
 
-/// The L2 norm of all gradients together; not finite exactly when one of them is not, or overflows. `launcher` starts
-/// kernels that take many gradients at once, where there are such.
+/// The L2 norm of all gradients together, an f64 where these are; not finite exactly when one of them is not, or
+/// overflows. `launcher` starts kernels that take many gradients at once, where there are such.
 ///
 /// # Errors
 /// A failure of the device.
-pub fn global_norm(launcher: Option<&Arc<dyn Launcher>>, parameters: &Parameters) -> Result<f64> {
+pub fn global_norm(launcher: Option<&Arc<dyn Launcher>>, parameters: &Parameters) -> Result<Tensor> {
     let grads: Vec<Tensor> = parameters.iter().map(|(_, tensor)| tensor.grad()).filter(Tensor::defined).collect();
-    let norm = match launcher {
-        _ if grads.is_empty() => return Ok(0.0),
-        Some(launcher) => fused::norm(launcher, &grads)?,
+    match launcher {
+        _ if grads.is_empty() => Ok(Tensor::from(0.0)),
+        Some(launcher) => fused::norm(launcher, &grads),
         None => {
             let norms: Vec<Tensor> = grads.iter().map(Tensor::norm).collect();
-            Tensor::stack(&norms, 0).to_kind(Kind::Double).square().sum(Kind::Double).sqrt()
+            Ok(Tensor::stack(&norms, 0).to_kind(Kind::Double).square().sum(Kind::Double).sqrt())
         }
-    };
-    Ok(norm.double_value(&[]))
+    }
 }
 
 /// What to multiply gradients of global norm `norm` by, so that it is at most `bound`.

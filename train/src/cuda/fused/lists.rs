@@ -40,7 +40,7 @@ pub struct AdamTerms {
 pub struct Update {
     /// The parameter, which is changed in place.
     pub parameter: Tensor,
-    /// Its gradient.
+    /// Its gradient; it need not be contiguous.
     pub gradient: Tensor,
     /// Its first and second moment, which are changed in place.
     pub moments: [Tensor; 2],
@@ -62,6 +62,7 @@ pub fn adamw(launcher: &Arc<dyn Launcher>, updates: &[Update], terms: AdamTerms)
         let mut arguments = numbers.into_iter().fold(first, |arguments, number| arguments.float(number as f32));
         let mut blocks = 0;
         for Update { parameter, gradient, moments: [first, second], keep, rate } in updates {
+            let gradient = &gradient.contiguous();
             let all = [parameter, first, second, gradient];
             let fits = |x: &&Tensor| {
                 x.kind() == Kind::Float
