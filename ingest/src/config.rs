@@ -164,11 +164,11 @@ impl Default for FilterConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct SampleConfig {
-    /// Samples drawn from each training song.
+    /// Samples drawn from each training song, at least 1.
     pub passes: u32,
     /// Samples drawn from each validation song.
     pub valid_passes: u32,
-    /// The longest sample, in tokens of the final encoding.
+    /// The longest sample, in tokens of the final encoding; at least 64.
     pub context_tokens: usize,
     /// Smallest and largest share of the tracks that a sample keeps.
     pub track_share: [f64; 2],

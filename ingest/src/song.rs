@@ -167,6 +167,9 @@ impl<'a> Rules<'a> {
     }
 }
 
+/// The smallest context, in tokens: less holds no bar of music with what stands around it.
+const LEAST_CONTEXT: usize = 64;
+
 /// # Errors
 /// Ranges and shares that make no sense, or that the published recipe does not have (78).
 fn check_sample(sample: &SampleConfig) -> Result<()> {
@@ -182,6 +185,10 @@ fn check_sample(sample: &SampleConfig) -> Result<()> {
         }
     }
     let SampleConfig { passes, valid_passes, context_tokens, recipe, .. } = *sample;
+    if passes == 0 || context_tokens < LEAST_CONTEXT {
+        return Err(Error::mismatch("`ingest.sample` leaves no room for a sample")
+            .hint(format!("`passes` is 1 or more, and `context-tokens` {LEAST_CONTEXT} or more")));
+    }
     let published = SampleConfig { passes, valid_passes, context_tokens, recipe, ..SampleConfig::default() };
     if recipe == Recipe::MidiRwkv && *sample != published {
         return Err(Error::mismatch("`ingest.sample` sets numbers that the recipe \"midi-rwkv\" has its own of").hint(
