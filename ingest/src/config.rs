@@ -133,7 +133,7 @@ impl Default for SplitConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum IdentityConfig {
-    /// Files with the same notes are the same song, whatever their bytes.
+    /// Files with the same notes are the same song, whatever their bytes and their resolution.
     Content,
     /// Files whose path gives the same text for the pattern's first group are the same song;
     /// a path that does not match stands for itself.

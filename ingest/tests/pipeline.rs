@@ -169,6 +169,44 @@ fn songs(out: &Path, manifest: &Manifest) -> Vec<Song> {
     rows.collect()
 }
 
+/// A score at twice the ticks a quarter.
+fn finer(mut score: Score) -> Score {
+    score.ticks_per_quarter *= 2;
+    score.time_signatures.iter_mut().for_each(|metre| metre.tick *= 2);
+    score.tempos.iter_mut().for_each(|tempo| tempo.tick *= 2);
+    for note in score.tracks.iter_mut().flat_map(|track| &mut track.notes) {
+        (note.tick, note.duration) = (note.tick * 2, note.duration * 2);
+    }
+    score
+}
+
+#[test]
+fn a_song_in_two_resolutions_is_one_song_and_what_is_not_read_has_no_hash() {
+    let music = tempfile::tempdir().expect("folder");
+    let write = |name: &str, bytes: &[u8]| fs_err::write(music.path().join(name), bytes).expect("writes");
+    for index in 0..8 {
+        write(&format!("{index}.mid"), &smf::write(&compose(1, index)));
+        write(&format!("{index}-fine.mid"), &smf::write(&finer(compose(1, index))));
+    }
+    write("large-1.mid", &[0; 200_000]);
+    write("large-2.mid", &[0; 200_000]);
+    let source = format!("kind = 'folder'\nuri = '{}'", music.path().display());
+    let out = tempfile::tempdir().expect("folder");
+    let limit = ["ingest.limits.max-file-bytes=100000"];
+    let manifest = complete(run(&experiment_with(out.path(), &source, &limit), Worker::ONLY).expect("runs"));
+    let songs = songs(out.path(), &manifest);
+    let of = |path: String| songs.iter().find(|song| song.path == path).expect("a row");
+    for index in 0..8 {
+        let (one, other) = (of(format!("{index}.mid")), of(format!("{index}-fine.mid")));
+        assert_eq!((&one.id, one.split), (&other.id, other.split), "{index}");
+        assert_ne!(one.sha256, other.sha256);
+    }
+    for path in ["large-1.mid", "large-2.mid"] {
+        let Song { id, sha256, status, .. } = of(path.to_owned());
+        assert_eq!((id.as_str(), sha256.as_str(), *status), (path, "", Status::Rejected));
+    }
+}
+
 /// An override that names a tokenizer file with no id for one attribute control.
 fn without_a_control(folder: &Path) -> String {
     let ingest = experiment(folder, SYNTH);
