@@ -1,14 +1,16 @@
 //! The command line.
 
-use std::io::{BufRead, BufReader, Write};
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
+use midi_ingest::config::TokenizerConfig;
 use midi_ingest::inspect::{Look, Window, inspect, midi_of, svg, verify};
 use midi_ingest::job::exit::{Error, Exit, Result, at_path};
 use midi_ingest::job::{Experiment, Progress, Shutdown};
 use midi_ingest::pipeline::{Ingest, Worker};
-use midi_ingest::reject::Reject;
+use midi_ingest::reject::{Reject, Stage};
 use midi_ingest::score::bars::{Until, bar_ticks, beat_ticks};
 use midi_ingest::score::smf;
 use midi_ingest::store::{Access, Store, sha256_hex};
@@ -107,7 +109,7 @@ enum Command {
         /// JSON lines; `-` reads standard input
         #[arg(value_name = "LINES")]
         input: PathBuf,
-        /// The folder to write to; files are named after the line's `file`
+        /// The folder to write to; files are named after the line's `file`, and its number where two are alike
         #[arg(short, long, value_name = "DIR")]
         output: PathBuf,
     },
@@ -130,8 +132,17 @@ impl ExperimentArgs {
 }
 
 /// Runs the command; what it has to say goes to `out`.
+///
+/// # Errors
+/// Those of the command; or `out` cannot take what there is to say (74).
 pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<Exit> {
-    match &cli.command {
+    let exit = execute(&cli.command, out)?;
+    written(out.flush())?;
+    Ok(exit)
+}
+
+fn execute(command: &Command, out: &mut dyn Write) -> Result<Exit> {
+    match command {
         Command::Run { experiment, worker, workers } => {
             let experiment = experiment.load()?;
             let shutdown = Shutdown::on_signals()?;
@@ -142,8 +153,10 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<Exit> {
         }
         Command::Plan { experiment } => say(out, Ingest::with_access(&experiment.load()?, &access())?.plan()),
         Command::Vocab { experiment, size, songs, output } => {
-            let experiment = experiment.load()?;
+            let wanted = TokenizerConfig::Learn { vocabulary: *size, songs: *songs };
+            let experiment = experiment.load()?.with_section("ingest.tokenizer", &wanted)?;
             let shutdown = Shutdown::on_signals()?;
+            has_folder(output)?;
             let ingest = Ingest::with_access(&experiment, &access())?;
             let tokenizer = ingest.vocabulary(*size, *songs, &Progress::stderr("vocab"), &shutdown)?;
             tokenizer.save(output)?;
@@ -153,8 +166,7 @@ pub(crate) fn run(cli: &Cli, out: &mut dyn Write) -> Result<Exit> {
             let tokenizer = load(tokenizer.as_deref())?;
             let mut failed = 0;
             for path in files {
-                let bytes = fs_err::read(path).map_err(|e| Error::data("cannot read a file").because(e))?;
-                let record = tokenize(&path.to_string_lossy(), &bytes, tokenizer.as_ref(), *controls);
+                let record = tokenize_file(path, tokenizer.as_ref(), *controls);
                 failed += usize::from(record.get("error").is_some());
                 if *json {
                     say(out, &record)?
@@ -197,12 +209,40 @@ fn access() -> Access {
 }
 
 fn say(out: &mut dyn Write, text: &dyn std::fmt::Display) -> Result<Exit> {
-    let _ = writeln!(out, "{text}");
+    written(writeln!(out, "{text}"))?;
     Ok(Exit::Done)
+}
+
+/// Output that is lost is an error (74), unless the reader closed the pipe: it has seen what it wanted.
+fn written(result: std::io::Result<()>) -> Result<()> {
+    match result {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::storage("cannot write to standard output", e)),
+        _ => Ok(()),
+    }
+}
+
+/// # Errors
+/// The folder that `path` is to be in is not there (74): better said before the work than after it.
+fn has_folder(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match folder.is_dir() {
+        true => Ok(()),
+        false => Err(Error::new(Exit::Storage, format!("cannot write `{}`: its folder is not there", path.display()))
+            .hint(format!("make the folder `{}` first", folder.display()))),
+    }
 }
 
 fn load(path: Option<&Path>) -> Result<Option<Tokenizer>> {
     path.map(Tokenizer::load).transpose()
+}
+
+/// The record of the file at `path`, which may not be there.
+fn tokenize_file(path: &Path, tokenizer: Option<&Tokenizer>, controls: bool) -> Value {
+    let file = path.to_string_lossy();
+    match std::fs::read(path) {
+        Ok(bytes) => tokenize(&file, &bytes, tokenizer, controls),
+        Err(e) => json!({"file": file, "error": Reject::new(Stage::Read, "unreadable", e.to_string()).to_string()}),
+    }
 }
 
 /// The record of one file: how it was read and its tokens, or `error`.
@@ -291,6 +331,7 @@ fn text_of(record: &Value) -> String {
     text
 }
 
+/// Writes the music of each line, and under a name of its own. A line that tells of an error has none.
 fn detokenize(input: &Path, output: &Path, tokenizer: Option<&Tokenizer>, out: &mut dyn Write) -> Result<Exit> {
     let reader: Box<dyn BufRead> = if input == Path::new("-") {
         Box::new(BufReader::new(std::io::stdin()))
@@ -298,19 +339,28 @@ fn detokenize(input: &Path, output: &Path, tokenizer: Option<&Tokenizer>, out: &
         Box::new(BufReader::new(fs_err::File::open(input).map_err(at_path("open", input))?))
     };
     fs_err::create_dir_all(output).map_err(at_path("make the folder", output))?;
+    let (mut names, mut failed) = (HashSet::new(), 0);
     for (number, line) in reader.lines().enumerate() {
         let place = || format!("`{}` line {}", input.display(), number + 1);
         let line = line.map_err(|e| Error::storage(format!("cannot read {}", place()), e))?;
         let record: Value =
             serde_json::from_str(&line).map_err(|e| Error::data(format!("{} is not JSON", place())).because(e))?;
+        if let Some(error) = record["error"].as_str() {
+            say(out, &format!("{}: {error}", place()))?;
+            failed += 1;
+            continue;
+        }
         let base = base_ids(&record, tokenizer).map_err(|e| Error::data(place()).because(e))?;
         let name = record["file"].as_str().and_then(|file| Path::new(file).file_stem()).map(|stem| stem.to_owned());
-        let name = name.map_or_else(|| format!("{number:05}"), |stem| stem.to_string_lossy().into_owned());
+        let mut name = name.map_or_else(|| format!("{number:05}"), |stem| stem.to_string_lossy().into_owned());
+        while !names.insert(name.clone()) {
+            name = format!("{name}-{number:05}");
+        }
         let path = output.join(format!("{name}.mid"));
         fs_err::write(&path, smf::write(&decode(&base))).map_err(at_path("write", &path))?;
         say(out, &path.display())?;
     }
-    Ok(Exit::Done)
+    Ok(if failed > 0 { Exit::BadData } else { Exit::Done })
 }
 
 /// The base ids of a record's tracks, one after another.
@@ -355,6 +405,78 @@ mod tests {
         detokenize(&lines, folder.path(), None, &mut out).expect("detokenizes");
         let back = smf::read(&fs_err::read(folder.path().join("song.mid")).expect("written")).expect("parses");
         assert_eq!(back.note_count(), score.note_count());
+    }
+
+    #[test]
+    fn lines_of_one_name_are_files_of_their_own_and_errors_are_passed_over() {
+        let song =
+            |file: &str, index| tokenize(file, &smf::write(&midi_ingest::source::compose(1, index)), None, false);
+        let folder = tempfile::tempdir().expect("folder");
+        let lines = [
+            song("a/song.mid", 0),
+            tokenize("bad.mid", b"not music", None, false),
+            tokenize_file(&folder.path().join("none.mid"), None, false),
+            song("c/song-00004.mid", 2),
+            song("b/song.mid", 1),
+        ];
+        assert_eq!(
+            lines[2]["error"].as_str().and_then(|error| error.split(" (").next()),
+            Some("read: unreadable: No such file or directory")
+        );
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        let input = folder.path().join("lines.jsonl");
+        fs_err::write(&input, text).expect("writes");
+        let exit = detokenize(&input, folder.path(), None, &mut Vec::new()).expect("goes on");
+        assert_eq!(exit, Exit::BadData);
+        for (name, index) in [("song.mid", 0), ("song-00004.mid", 2), ("song-00004-00004.mid", 1)] {
+            let back = smf::read(&fs_err::read(folder.path().join(name)).expect("written")).expect("parses");
+            assert_eq!(back.note_count(), midi_ingest::source::compose(1, index).note_count(), "{name}");
+        }
+    }
+
+    /// An output that fails, at once or when it is flushed.
+    struct Failing(ErrorKind, bool);
+
+    impl Write for Failing {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            if self.1 { Ok(bytes.len()) } else { Err(self.0.into()) }
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Err(self.0.into())
+        }
+    }
+
+    #[test]
+    fn output_that_is_lost_is_an_error_and_a_closed_pipe_is_none() {
+        let folder = tempfile::tempdir().expect("folder");
+        let song = folder.path().join("song.mid");
+        fs_err::write(&song, smf::write(&midi_ingest::source::compose(1, 0))).expect("writes");
+        let cli = Cli::parse_from(["midi-ingest", "tokenize", song.to_str().expect("utf-8")]);
+        for late in [false, true] {
+            let error = run(&cli, &mut Failing(ErrorKind::StorageFull, late)).expect_err("the disk is full");
+            assert_eq!(error.exit(), Exit::Storage);
+            assert_eq!(run(&cli, &mut Failing(ErrorKind::BrokenPipe, late)).expect("seen enough"), Exit::Done);
+        }
+    }
+
+    #[test]
+    fn a_vocabulary_is_learned_whatever_tokenizer_the_experiment_names() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = |name: &str| folder.path().join(name).to_str().expect("utf-8").to_owned();
+        let text =
+            "[ingest.source]\nkind = 'synth'\nsongs = 8\n[ingest.tokenizer]\nkind = 'file'\npath = 'none.json'\n";
+        fs_err::write(path("x.toml"), text).expect("writes");
+        let vocab = |output: &str| {
+            let config = path("x.toml");
+            let arguments = ["midi-ingest", "vocab", &config, "--size", "700", "--songs", "4", "-o", output];
+            run(&Cli::parse_from(arguments), &mut Vec::new())
+        };
+        let error = vocab(&path("nowhere/t.json")).expect_err("no folder");
+        assert_eq!(error.exit(), Exit::Storage);
+        assert!(error.to_string().contains("its folder is not there"), "{error}");
+        vocab(&path("t.json")).expect("learns");
+        assert_eq!(Tokenizer::load(Path::new(&path("t.json"))).expect("loads").size(), 700);
     }
 
     #[test]

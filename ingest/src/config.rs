@@ -133,7 +133,7 @@ impl Default for SplitConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum IdentityConfig {
-    /// Files with the same notes are the same song, whatever their bytes.
+    /// Files with the same notes are the same song, whatever their bytes and their resolution.
     Content,
     /// Files whose path gives the same text for the pattern's first group are the same song;
     /// a path that does not match stands for itself.
@@ -164,11 +164,11 @@ impl Default for FilterConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct SampleConfig {
-    /// Samples drawn from each training song.
+    /// Samples drawn from each training song, at least 1.
     pub passes: u32,
     /// Samples drawn from each validation song.
     pub valid_passes: u32,
-    /// The longest sample, in tokens of the final encoding.
+    /// The longest sample, in tokens of the final encoding; at least 64.
     pub context_tokens: usize,
     /// Smallest and largest share of the tracks that a sample keeps.
     pub track_share: [f64; 2],

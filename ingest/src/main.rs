@@ -17,7 +17,5 @@ fn main() -> ExitCode {
             error.exit()
         }
     };
-    // A reader that closed the pipe has seen what it wanted.
-    let _ = out.flush();
     ExitCode::from(Exit::code(exit))
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::config::{IngestConfig, TokenizerConfig};
 use crate::job::config::key_of;
-use crate::job::exit::{Error, Result};
+use crate::job::exit::{Error, Exit, Result};
 use crate::job::{Experiment, Progress, Shutdown, provenance};
 use crate::shard::{
     Counts, FileRecord, MANIFEST, Manifest, Sample, Song, Split, Status, UnitRecord, VocabularyRecord, write_shard,
@@ -24,6 +24,8 @@ use crate::token::{Grid, Learner, Tokenizer};
 const TOKENIZER: &str = "tokenizer.json";
 /// Files that are in memory together.
 const BATCH: usize = 64;
+/// What is safe when a unit is stopped.
+const UNITS_ARE_SAVED: &str = "the units before are committed";
 
 /// Which of the units a process takes: every `of`th, starting with `index`.
 #[derive(Clone, Copy, Debug)]
@@ -132,18 +134,27 @@ impl<'a> Ingest<'a> {
     /// The configuration is wrong (78), or the source cannot be opened (65 or 74).
     pub fn with_access(experiment: &'a Experiment, access: &Access) -> Result<Self> {
         let config: IngestConfig = experiment.section("ingest")?;
-        Rules::new(&config, experiment.seed)?;
+        let rules = Rules::new(&config, experiment.seed)?;
         config.limits.check()?;
         if !(0.0..=1.0).contains(&config.max_bad_fraction) {
             return Err(Error::mismatch("`ingest.max-bad-fraction` must be from 0 to 1"));
         }
-        let source = source::open(&config.source, config.files_per_unit, &config.limits, experiment.seed, access)?;
         let tokenizer = match &config.tokenizer {
-            TokenizerConfig::File { path } => Tokenizer::load(path.as_ref())?.fingerprint().to_owned(),
-            TokenizerConfig::Learn { .. } => String::new(),
+            TokenizerConfig::File { path } => {
+                let tokenizer = Tokenizer::load(path.as_ref())?;
+                rules.check_tokenizer(&tokenizer)?;
+                tokenizer.fingerprint().to_owned()
+            }
+            TokenizerConfig::Learn { vocabulary, .. } => {
+                Learner::check(*vocabulary)?;
+                String::new()
+            }
         };
+        let source = source::open(&config.source, config.files_per_unit, &config.limits, experiment.seed, access)?;
         let input = source.fingerprint();
-        let key = key_of(&(&config, experiment.seed, &input, tokenizer, env!("CARGO_PKG_VERSION")));
+        // No unit depends on how many bad files are accepted: whoever accepts more goes on with what is there.
+        let keyed = IngestConfig { max_bad_fraction: 0.0, ..config.clone() };
+        let key = key_of(&(&keyed, experiment.seed, &input, tokenizer, env!("CARGO_PKG_VERSION")));
         let files = source.units().iter().map(|unit| unit.files).sum();
         let plan = IngestPlan { key, input, units: source.units().len(), files, out: experiment.out.clone() };
         Ok(Ingest { experiment, config, source, plan })
@@ -157,8 +168,8 @@ impl<'a> Ingest<'a> {
     /// Does this worker's units that are not committed yet; writes the manifest once all are.
     ///
     /// # Errors
-    /// Another configuration's data stands there (78), too many files are unreadable (65), the store fails
-    /// (74), or the process was asked to stop (75).
+    /// Another configuration's data stands there (78), too many files are unreadable or no sample comes out (65), the
+    /// store fails (74), or the process was asked to stop (75, and 10 before there is a vocabulary).
     pub fn run(&self, worker: Worker, progress: &Progress, shutdown: &Shutdown) -> Result<Outcome> {
         if worker.index >= worker.of {
             return Err(Error::mismatch(format!("worker {} of {} does not exist", worker.index, worker.of))
@@ -176,25 +187,31 @@ impl<'a> Ingest<'a> {
         let key = format!("{}\n", self.plan.key);
         store.commit("key", key.into_bytes())?;
         let env = provenance::Env::of("midi-ingest", env!("CARGO_PKG_VERSION"));
-        provenance::write(&store, "", self.experiment, &self.plan, &env)?;
+        provenance::write(&store, "", &self.experiment.with_section("ingest", &self.config)?, &self.plan, &env)?;
 
         let rules = Rules::new(&self.config, self.experiment.seed)?;
         let tokenizer = self.tokenizer(&store, &rules, progress, shutdown)?;
         rules.check_tokenizer(&tokenizer)?;
-        let units: Vec<&Unit> =
-            self.source.units().iter().filter(|unit| unit.index % worker.of == worker.index).collect();
-        let files = units.iter().map(|unit| unit.files as u64).sum();
-        progress.begin("reading and sampling", files, "files");
+        let units = self.missing(&store, worker, shutdown)?;
+        progress.begin("reading and sampling", units.iter().map(|unit| unit.files as u64).sum(), "files");
         for unit in units {
-            if self.record(&store, unit)?.is_none() {
-                shutdown.check("the units before are committed")?;
-                self.unit(&store, unit, &rules, &tokenizer)?;
-            }
-            progress.advance(unit.files as u64);
+            self.unit(&store, unit, &rules, &tokenizer, progress, shutdown)?;
         }
         let outcome = self.commit(&store, &tokenizer)?;
         progress.finish(&format!("{} units", self.plan.units));
         Ok(outcome)
+    }
+
+    /// This worker's units that are not committed yet.
+    fn missing(&self, store: &Store, worker: Worker, shutdown: &Shutdown) -> Result<Vec<&Unit>> {
+        let mut missing = Vec::new();
+        for unit in self.source.units().iter().filter(|unit| unit.index % worker.of == worker.index) {
+            shutdown.check(UNITS_ARE_SAVED)?;
+            if self.record(store, unit)?.is_none() {
+                missing.push(unit);
+            }
+        }
+        Ok(missing)
     }
 
     /// The commit record of a unit, if it is there.
@@ -219,7 +236,8 @@ impl<'a> Ingest<'a> {
         shutdown: &Shutdown,
     ) -> Result<Tokenizer> {
         if let Some(bytes) = store.get(TOKENIZER)? {
-            return Tokenizer::parse(&String::from_utf8_lossy(&bytes));
+            return Tokenizer::parse(&String::from_utf8_lossy(&bytes))
+                .map_err(|e| Error::data(format!("in `{}/{TOKENIZER}`", store.shown())).because(e));
         }
         let text = match &self.config.tokenizer {
             TokenizerConfig::File { path } => {
@@ -236,7 +254,7 @@ impl<'a> Ingest<'a> {
     /// Learns a vocabulary of `size` tokens from the first `songs` accepted training songs.
     ///
     /// # Errors
-    /// `size` is out of range (78), there is no music (65), or the source fails.
+    /// `size` is out of range (78), there is no music (65), the source fails, or the process was asked to stop (10).
     pub fn vocabulary(&self, size: usize, songs: usize, progress: &Progress, shutdown: &Shutdown) -> Result<Tokenizer> {
         self.learn(&Rules::new(&self.config, self.experiment.seed)?, size, songs, progress, shutdown)
     }
@@ -249,12 +267,16 @@ impl<'a> Ingest<'a> {
         progress: &Progress,
         shutdown: &Shutdown,
     ) -> Result<Tokenizer> {
+        Learner::check(size)?;
         progress.begin("learning the vocabulary", self.plan.files.min(songs) as u64, "songs");
         let mut learner = Learner::default();
         let mut left = songs;
         'units: for unit in self.source.units() {
             for batch in batches(self.source.as_ref(), unit)? {
-                shutdown.check("nothing was written yet")?;
+                if shutdown.is_asked() {
+                    return Err(Error::new(Exit::PeerLost, "stopped on request; the vocabulary was not learned yet")
+                        .hint("run the same command again; it begins anew"));
+                }
                 let read = batch?.into_par_iter().map(|file| rules.read(file)).collect::<Vec<_>>();
                 for (song, score) in read {
                     let Some(score) = score.filter(|_| song.split == Split::Train) else { continue };
@@ -274,13 +296,24 @@ impl<'a> Ingest<'a> {
         Ok(tokenizer)
     }
 
-    /// Does one unit and commits it.
-    fn unit(&self, store: &Store, unit: &Unit, rules: &Rules<'_>, tokenizer: &Tokenizer) -> Result<()> {
+    /// Does one unit and commits it. A stop request drops it.
+    fn unit(
+        &self,
+        store: &Store,
+        unit: &Unit,
+        rules: &Rules<'_>,
+        tokenizer: &Tokenizer,
+        progress: &Progress,
+        shutdown: &Shutdown,
+    ) -> Result<()> {
         let mut songs: Vec<Song> = Vec::with_capacity(unit.files);
         let mut samples: BTreeMap<Split, Vec<Sample>> = BTreeMap::new();
         let mut counts = Counts::default();
         for batch in batches(self.source.as_ref(), unit)? {
-            let done = batch?.into_par_iter().map(|file| {
+            shutdown.check(UNITS_ARE_SAVED)?;
+            let batch = batch?;
+            let files = batch.len() as u64;
+            let done = batch.into_par_iter().map(|file| {
                 let (song, score) = rules.read(file);
                 let samples = score.map(|score| rules.samples(&song, &score, tokenizer)).unwrap_or_default();
                 (song, samples)
@@ -290,6 +323,7 @@ impl<'a> Ingest<'a> {
                 samples.entry(song.split).or_default().extend(drawn);
                 songs.push(song);
             }
+            progress.advance(files);
         }
         let table = write_songs(&songs)?;
         let name = format!("songs/{}.parquet", unit.name);
@@ -332,6 +366,11 @@ impl<'a> Ingest<'a> {
             return Err(Error::data(format!("{bad} of {files} files are unreadable, see {}/songs", store.shown()))
                 .hint("raise `ingest.max-bad-fraction` if that is expected of this source"));
         }
+        let songs = manifest.counts.songs.get(&Split::Train).copied().unwrap_or(0);
+        if songs > 0 && manifest.split(Split::Train).samples == 0 {
+            return Err(Error::data(format!("none of the {songs} training songs gave a sample"))
+                .hint("raise `ingest.sample.context-tokens`, or take longer songs, with another `name` or `out`"));
+        }
         store.commit(MANIFEST, json(&manifest)?)?;
         Ok(Outcome::Complete(Box::new(manifest)))
     }
@@ -369,3 +408,6 @@ fn batches<'a>(source: &'a dyn Source, unit: &Unit) -> Result<impl Iterator<Item
         if batch.as_ref().is_ok_and(Vec::is_empty) { None } else { Some(batch) }
     }))
 }
+
+#[cfg(test)]
+mod tests;

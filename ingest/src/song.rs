@@ -10,7 +10,7 @@ use crate::job::exit::{Error, Result};
 use crate::reject::{Reject, Stage};
 use crate::sample;
 use crate::score::bars::{Until, bar_ticks};
-use crate::score::{Score, preprocess, smf};
+use crate::score::{Score, Tick, preprocess, smf};
 use crate::shard::{Sample, Song, Split, Status};
 use crate::source::{Content, RawFile};
 use crate::store::sha256_hex;
@@ -52,13 +52,15 @@ impl<'a> Rules<'a> {
         Ok(Rules { config, seed, path })
     }
 
-    /// What makes files the same song: the text that the pattern finds in the path, else the notes.
+    /// What makes files the same song: the text that the pattern finds in the path, else the notes. A file without
+    /// notes is what its bytes are, and one whose bytes were not read what its path is.
     fn identity(&self, path: &str, score: Option<&Score>, sha256: &str) -> String {
         let named = self.path.as_ref().map(|regex| {
             let found = regex.captures(path).and_then(|groups| groups.get(1)).map(|group| group.as_str());
             found.unwrap_or(path).to_owned()
         });
-        named.unwrap_or_else(|| score.map_or_else(|| sha256.to_owned(), content_hash))
+        let file = if sha256.is_empty() { path } else { sha256 };
+        named.unwrap_or_else(|| score.map_or_else(|| file.to_owned(), content_hash))
     }
 
     /// The split of a song: a hash of its identity as a number from 0 to 1.
@@ -78,15 +80,16 @@ impl<'a> Rules<'a> {
     pub(crate) fn read(&self, file: RawFile) -> (Song, Option<Score>) {
         let RawFile { path, content } = file;
         let rejected = |reason: &'static str, detail: String| Reject::new(Stage::Read, reason, detail);
-        let (bytes, read) = match content {
+        let unread = |reject: Reject| (Vec::new(), String::new(), Err(reject));
+        let (bytes, sha256, read) = match content {
             Content::Bytes(bytes) => {
                 let score = smf::read_within(&bytes, &self.config.limits).map(|score| self.config.meter.apply(score));
-                (bytes, score)
+                let sha256 = sha256_hex(&bytes);
+                (bytes, sha256, score)
             }
-            Content::TooLarge { bytes, limit } => (Vec::new(), Err(rejected(limit, format!("{bytes} bytes")))),
-            Content::Unreadable { reason } => (Vec::new(), Err(rejected("unreadable", reason))),
+            Content::TooLarge { bytes, limit } => unread(rejected(limit, format!("{bytes} bytes"))),
+            Content::Unreadable { reason } => unread(rejected("unreadable", reason)),
         };
-        let sha256 = sha256_hex(&bytes);
         let id = self.identity(&path, read.as_ref().ok(), &sha256);
         let split = self.split(&id);
         let mut song = Song {
@@ -167,6 +170,9 @@ impl<'a> Rules<'a> {
     }
 }
 
+/// The smallest context, in tokens: less holds no bar of music with what stands around it.
+const LEAST_CONTEXT: usize = 64;
+
 /// # Errors
 /// Ranges and shares that make no sense, or that the published recipe does not have (78).
 fn check_sample(sample: &SampleConfig) -> Result<()> {
@@ -182,6 +188,10 @@ fn check_sample(sample: &SampleConfig) -> Result<()> {
         }
     }
     let SampleConfig { passes, valid_passes, context_tokens, recipe, .. } = *sample;
+    if passes == 0 || context_tokens < LEAST_CONTEXT {
+        return Err(Error::mismatch("`ingest.sample` leaves no room for a sample")
+            .hint(format!("`passes` is 1 or more, and `context-tokens` {LEAST_CONTEXT} or more")));
+    }
     let published = SampleConfig { passes, valid_passes, context_tokens, recipe, ..SampleConfig::default() };
     if recipe == Recipe::MidiRwkv && *sample != published {
         return Err(Error::mismatch("`ingest.sample` sets numbers that the recipe \"midi-rwkv\" has its own of").hint(
@@ -191,18 +201,20 @@ fn check_sample(sample: &SampleConfig) -> Result<()> {
     Ok(())
 }
 
-/// Hash of all notes with their tracks, in any resolution of the file's bytes.
+/// Hash of all notes with their tracks. Times count in parts of a quarter, so that the same notes are the same song in
+/// files of any resolution.
 fn content_hash(score: &Score) -> String {
+    let quarter = i128::from(score.ticks_per_quarter.max(1));
+    let at = |tick: Tick| ((i128::from(tick) << 20) / quarter) as i64;
     let mut hash = Sha256::new();
     for track in &score.tracks {
         hash.update(track.program_or_drums().to_le_bytes());
         for note in &track.notes {
-            hash.update(note.tick.to_le_bytes());
-            hash.update(note.duration.to_le_bytes());
+            hash.update(at(note.tick).to_le_bytes());
+            hash.update(at(note.duration).to_le_bytes());
             hash.update([note.pitch, note.velocity]);
         }
     }
-    hash.update(score.ticks_per_quarter.to_le_bytes());
     hex::encode(&hash.finalize()[..16])
 }
 

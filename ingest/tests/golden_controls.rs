@@ -11,7 +11,7 @@ use midi_ingest::score::smf;
 use midi_ingest::token::Grid;
 use midi_ingest::token::control::{Compat, Control};
 use midi_ingest::token::vocabulary::Token;
-use records::{Midis, Tokens};
+use records::Midis;
 
 #[test]
 fn golden_controls() {
@@ -21,7 +21,7 @@ fn golden_controls() {
         let mut midis = Midis::of(&set);
         let (mut files, mut different) = (0, Vec::new());
         let (mut windows, mut other_windows) = (0, Vec::new());
-        for record in records::read::<Tokens>(&set.join("tokens.jsonl.gz")) {
+        for record in records::tokens(&set) {
             // A file without tracks has no controls.
             if record.error.is_some() || record.ac_tracks.is_empty() {
                 continue;
@@ -50,7 +50,7 @@ fn golden_controls() {
             }
         }
         let name = records::set_name(&set);
-        golden::report(&format!("{name} controls of whole files"), files, &different);
-        golden::report(&format!("{name} controls of windows"), windows, &other_windows);
+        midis.report(&format!("{name} controls of whole files"), files, &different);
+        midis.report(&format!("{name} controls of windows"), windows, &other_windows);
     }
 }

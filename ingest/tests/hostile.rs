@@ -18,11 +18,12 @@ use midi_ingest::shard::{Manifest, Status, read_songs};
 use midi_ingest::store::Store;
 use midi_ingest::token::{Grid, Learner};
 
-/// Ingests the folder `music` as it stands.
+/// Ingests the folder `music` as it stands. Every sample that can is one of a track, with controls.
 fn ingest(music: &Path, out: &Path, limit: &str, tokenizer: &str) -> Manifest {
     let text = format!(
         "out = '{}'\n[ingest]\nmax-bad-fraction = 1.0\n{limit}\n[ingest.source]\nkind = 'folder'\nuri = '{}'\n\
-         [ingest.tokenizer]\n{tokenizer}\n[ingest.filter]\nmin-bars = 0\nmin-notes = 0\n",
+         [ingest.tokenizer]\n{tokenizer}\n[ingest.filter]\nmin-bars = 0\nmin-notes = 0\n\
+         [ingest.sample]\ntrack-infill = 1.0\ncontrols = 1.0\n",
         out.display(),
         music.display()
     );

@@ -5,7 +5,8 @@ use std::path::Path;
 use midi_ingest::job::{Exit, Experiment, Progress, Shutdown};
 use midi_ingest::pipeline::{Ingest, Outcome, Worker};
 use midi_ingest::sample::{Kind, disassemble};
-use midi_ingest::shard::{Manifest, ShardReader, Split, Status, read_songs};
+use midi_ingest::score::{Note, Score, Track, smf};
+use midi_ingest::shard::{Manifest, ShardReader, Song, Split, Status, read_songs};
 use midi_ingest::source::compose;
 use midi_ingest::store::Store;
 use midi_ingest::token::Tokenizer;
@@ -134,7 +135,7 @@ fn another_configuration_is_refused_where_a_data_set_stands() {
 fn bad_files_are_rows_and_too_many_of_them_an_error() {
     let music = tempfile::tempdir().expect("folder");
     for index in 0..8 {
-        let bytes = midi_ingest::score::smf::write(&compose(1, index));
+        let bytes = smf::write(&compose(1, index));
         fs_err::write(music.path().join(format!("{index}.mid")), bytes).expect("writes");
     }
     fs_err::write(music.path().join("broken.mid"), b"MThd and then nothing").expect("writes");
@@ -144,12 +145,7 @@ fn bad_files_are_rows_and_too_many_of_them_an_error() {
     let manifest = complete(run(&experiment(out.path(), &source), Worker::ONLY).expect("runs"));
     assert_eq!((manifest.counts.accepted, manifest.counts.rejected), (8, 2));
     assert_eq!(manifest.counts.reasons["parse: no-header"], 1);
-    let store = Store::open(&format!("{}/ingest", out.path().display())).expect("opens");
-    let songs: Vec<_> = manifest
-        .songs
-        .iter()
-        .flat_map(|table| read_songs(store.read(&table.path).expect("reads"), &table.path).expect("songs"))
-        .collect();
+    let songs = songs(out.path(), &manifest);
     assert_eq!(songs.len(), 10);
     assert_eq!(songs.iter().filter(|song| song.status == Status::Rejected && song.reason.is_some()).count(), 2);
 
@@ -159,6 +155,135 @@ fn bad_files_are_rows_and_too_many_of_them_an_error() {
     let out = tempfile::tempdir().expect("folder");
     let error = run(&experiment(out.path(), &source), Worker::ONLY).expect_err("too many");
     assert_eq!(error.exit(), Exit::BadData);
+    // As the hint says; the units are kept.
+    let more = experiment_with(out.path(), &source, &["ingest.max-bad-fraction=0.9"]);
+    assert_eq!(complete(run(&more, Worker::ONLY).expect("goes on")).counts.rejected, 42);
+}
+
+/// The rows of all songs tables.
+fn songs(out: &Path, manifest: &Manifest) -> Vec<Song> {
+    let store = Store::open(&format!("{}/ingest", out.display())).expect("opens");
+    let tables = manifest.songs.iter();
+    let rows =
+        tables.flat_map(|table| read_songs(store.read(&table.path).expect("reads"), &table.path).expect("songs"));
+    rows.collect()
+}
+
+/// A score at twice the ticks a quarter.
+fn finer(mut score: Score) -> Score {
+    score.ticks_per_quarter *= 2;
+    score.time_signatures.iter_mut().for_each(|metre| metre.tick *= 2);
+    score.tempos.iter_mut().for_each(|tempo| tempo.tick *= 2);
+    for note in score.tracks.iter_mut().flat_map(|track| &mut track.notes) {
+        (note.tick, note.duration) = (note.tick * 2, note.duration * 2);
+    }
+    score
+}
+
+#[test]
+fn a_song_in_two_resolutions_is_one_song_and_what_is_not_read_has_no_hash() {
+    let music = tempfile::tempdir().expect("folder");
+    let write = |name: &str, bytes: &[u8]| fs_err::write(music.path().join(name), bytes).expect("writes");
+    for index in 0..8 {
+        write(&format!("{index}.mid"), &smf::write(&compose(1, index)));
+        write(&format!("{index}-fine.mid"), &smf::write(&finer(compose(1, index))));
+    }
+    write("large-1.mid", &[0; 200_000]);
+    write("large-2.mid", &[0; 200_000]);
+    let source = format!("kind = 'folder'\nuri = '{}'", music.path().display());
+    let out = tempfile::tempdir().expect("folder");
+    let limit = ["ingest.limits.max-file-bytes=100000"];
+    let manifest = complete(run(&experiment_with(out.path(), &source, &limit), Worker::ONLY).expect("runs"));
+    let songs = songs(out.path(), &manifest);
+    let of = |path: String| songs.iter().find(|song| song.path == path).expect("a row");
+    for index in 0..8 {
+        let (one, other) = (of(format!("{index}.mid")), of(format!("{index}-fine.mid")));
+        assert_eq!((&one.id, one.split), (&other.id, other.split), "{index}");
+        assert_ne!(one.sha256, other.sha256);
+    }
+    for path in ["large-1.mid", "large-2.mid"] {
+        let Song { id, sha256, status, .. } = of(path.to_owned());
+        assert_eq!((id.as_str(), sha256.as_str(), *status), (path, "", Status::Rejected));
+    }
+}
+
+/// An override that names a tokenizer file with no id for one attribute control.
+fn without_a_control(folder: &Path) -> String {
+    let ingest = experiment(folder, SYNTH);
+    let ingest = Ingest::new(&ingest).expect("opens");
+    let whole = ingest.vocabulary(700, 8, &Progress::silent(), &Shutdown::manual()).expect("learns").to_file();
+    let mut file: serde_json::Value = serde_json::from_str(&whole).expect("json");
+    let mut model: serde_json::Value = serde_json::from_str(file["_model"].as_str().expect("a model")).expect("json");
+    let control = (0..).find(|id| matches!(Token::of(*id), Some(Token::Control(_)))).expect("a control");
+    let vocab = model["model"]["vocab"].as_object_mut().expect("a map");
+    let text = vocab.iter().find(|(_, id)| **id == control).expect("its token").0.clone();
+    vocab.remove(&text);
+    vocab.insert(text.repeat(9), control.into());
+    file["_model"] = model.to_string().into();
+    let path = folder.join("without.json");
+    fs_err::write(&path, file.to_string()).expect("writes");
+    format!("ingest.tokenizer={{kind='file',path='{}'}}", path.display())
+}
+
+#[test]
+fn what_cannot_run_is_refused_before_the_folder_is_claimed() {
+    let folder = tempfile::tempdir().expect("folder");
+    let without = without_a_control(folder.path());
+    let refused = |sets: &[&str]| {
+        let error = Ingest::new(&experiment_with(folder.path(), SYNTH, sets)).expect_err("a mistake");
+        assert_eq!(error.exit(), Exit::Mismatch);
+        error.to_string()
+    };
+    assert!(refused(&["ingest.tokenizer.vocabulary=100"]).contains("choose from 665 to 65536"));
+    assert!(refused(&[&without, "ingest.sample.controls=0.5"]).starts_with("the tokenizer has no ids"));
+    for nothing in ["ingest.sample.passes=0", "ingest.sample.context-tokens=63"] {
+        assert!(refused(&[nothing]).contains("no room for a sample"));
+    }
+    assert!(!folder.path().join("ingest").exists());
+    assert!(Ingest::new(&experiment_with(folder.path(), SYNTH, &[&without])).is_ok(), "no controls are asked for");
+}
+
+#[test]
+fn a_data_set_without_samples_is_an_error() {
+    let music = tempfile::tempdir().expect("folder");
+    for pitch in 60..64 {
+        // No track goes on into a second bar, and then there is no section to infill.
+        let notes = (0..4).map(|beat| Note { tick: beat * 480, duration: 240, pitch, velocity: 64 }).collect();
+        let tracks = vec![Track { notes, ..Track::default() }];
+        let bytes = smf::write(&Score { ticks_per_quarter: 480, tracks, ..Score::default() });
+        fs_err::write(music.path().join(format!("{pitch}.mid")), bytes).expect("writes");
+    }
+    let source = format!("kind = 'folder'\nuri = '{}'", music.path().display());
+    let out = tempfile::tempdir().expect("folder");
+    let sets = ["ingest.filter={min-bars=0,min-notes=0}", "ingest.split={valid=0.0,test=0.0}"];
+    let error = run(&experiment_with(out.path(), &source, &sets), Worker::ONLY).expect_err("nothing to train on");
+    assert_eq!(error.exit(), Exit::BadData);
+    assert!(error.to_string().starts_with("none of the 4 training songs gave a sample"), "{error}");
+}
+
+#[test]
+fn the_written_configuration_is_whole_and_feeds_back() {
+    let folder = tempfile::tempdir().expect("folder");
+    let manifest = complete(run(&experiment(folder.path(), SYNTH), Worker::ONLY).expect("runs"));
+    let text = fs_err::read_to_string(folder.path().join("ingest/config.toml")).expect("reads");
+    for default in ["[ingest.limits]", "max-notes = 500000", "meter = \"as-written\"", "min-bars = 8"] {
+        assert!(text.contains(default), "{default} is not in\n{text}");
+    }
+    let again = Experiment::parse(Path::new("config.toml"), &text, &[]).expect("parses");
+    assert_eq!(Ingest::new(&again).expect("opens").plan().key, manifest.key);
+}
+
+#[test]
+fn a_cut_tokenizer_is_named() {
+    let folder = tempfile::tempdir().expect("folder");
+    let experiment = experiment(folder.path(), SYNTH);
+    run(&experiment, Worker::ONLY).expect("runs");
+    let root = folder.path().join("ingest");
+    fs_err::remove_file(root.join("manifest.json")).expect("removes");
+    fs_err::write(root.join("tokenizer.json"), "{").expect("writes");
+    let error = run(&experiment, Worker::ONLY).expect_err("cut");
+    assert_eq!(error.exit(), Exit::BadData);
+    assert!(error.to_string().contains("ingest/tokenizer.json`"), "{error}");
 }
 
 #[test]
@@ -168,7 +293,10 @@ fn a_stop_request_leaves_a_state_to_go_on_from() {
     let shutdown = Shutdown::manual();
     shutdown.ask();
     let ingest = Ingest::new(&experiment).expect("opens");
-    let error = ingest.run(Worker::ONLY, &Progress::silent(), &shutdown).expect_err("asked to stop");
-    assert_eq!(error.exit(), Exit::RunAgain);
+    let stopped = || ingest.run(Worker::ONLY, &Progress::silent(), &shutdown).expect_err("asked to stop");
+    assert_eq!(stopped().exit(), Exit::PeerLost, "there is no vocabulary yet, so nothing is saved");
+    let tokenizer = ingest.vocabulary(800, 8, &Progress::silent(), &Shutdown::manual()).expect("learns");
+    tokenizer.save(&folder.path().join("ingest/tokenizer.json")).expect("saves");
+    assert_eq!(stopped().exit(), Exit::RunAgain);
     complete(run(&experiment, Worker::ONLY).expect("goes on"));
 }

@@ -120,7 +120,24 @@ impl Experiment {
         T::deserialize(value).map_err(|e: toml::de::Error| explain(key, &e))
     }
 
-    /// The table with `--set` applied, as TOML text: what is written as `config.toml` beside the output.
+    /// The same experiment with `value` as its table at `key` (dots descend, missing tables are made): a stage puts its
+    /// own table there as it read it, and so the defaults that the file leaves out stand in [`Experiment::resolved`].
+    ///
+    /// # Errors
+    /// What stands above `key` is no table (78), or `value` is none that TOML can hold (1).
+    pub fn with_section(&self, key: &str, value: &impl Serialize) -> Result<Self> {
+        let value = toml::Value::try_from(value)
+            .map_err(|e| Error::bug(format!("the table `{key}` does not serialise")).because(e))?;
+        let (above, last) =
+            key.rsplit_once('.').map_or((Vec::new(), key), |(above, last)| (above.split('.').collect(), last));
+        let mut experiment = self.clone();
+        let at = descend(&mut experiment.table, &above)
+            .map_err(|part| Error::mismatch(format!("`{key}`: `{part}` must be a table")))?;
+        at.insert(last.to_owned(), value);
+        Ok(experiment)
+    }
+
+    /// The tables with `--set` applied, as TOML text: what is written as `config.toml` beside the output.
     pub fn resolved(&self) -> String {
         toml::to_string_pretty(&self.table).unwrap_or_else(|e| format!("# cannot be shown: {e}\n"))
     }
@@ -153,16 +170,23 @@ fn apply(table: &mut toml::Table, set: &str) -> Result<()> {
         return Err(wrong());
     }
     let (last, folders) = parts.split_last().ok_or_else(wrong)?;
+    let at = descend(table, folders)
+        .map_err(|part| Error::mismatch(format!("the override `{set}`: `{part}` is not a table")))?;
+    at.insert((*last).to_owned(), value);
+    Ok(())
+}
+
+/// The table below `table` that `parts` lead to, made where it is missing; the part that is no table if there is one.
+fn descend<'a, 'p>(table: &'a mut toml::Table, parts: &[&'p str]) -> std::result::Result<&'a mut toml::Table, &'p str> {
     let mut at = table;
-    for part in folders {
+    for part in parts {
         let next = at.entry(*part).or_insert_with(|| toml::Value::Table(toml::Table::new()));
         at = match next {
             toml::Value::Table(table) => table,
-            _ => return Err(Error::mismatch(format!("the override `{set}`: `{part}` is not a table"))),
+            _ => return Err(part),
         };
     }
-    at.insert((*last).to_owned(), value);
-    Ok(())
+    Ok(at)
 }
 
 /// Turns serde's message into one with the key's path, and adds the nearest known key.
@@ -170,7 +194,9 @@ fn explain(key: &str, error: &toml::de::Error) -> Error {
     let text = error.to_string();
     let text = text.trim().replace('\n', " ");
     let wrapped = Error::mismatch(format!("`{key}`: {text}"));
-    let mut quoted = text.split('`').skip(1).step_by(2);
+    // toml names the table at the end, which is none of the keys that it lists.
+    let listed = text.rsplit_once(" in `").map_or(text.as_str(), |(listed, _)| listed);
+    let mut quoted = listed.split('`').skip(1).step_by(2);
     if text.contains("unknown field") || text.contains("unknown variant") {
         let wrong = quoted.next().unwrap_or_default();
         let known: Vec<&str> = quoted.collect();
@@ -212,11 +238,20 @@ mod tests {
     use super::*;
     use serde::Deserialize;
 
-    #[derive(Debug, Deserialize)]
+    #[derive(Debug, Serialize, Deserialize)]
     #[serde(rename_all = "kebab-case", deny_unknown_fields)]
     struct Stage {
         #[serde(default)]
         top_k: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        inner: Option<Inner>,
+    }
+
+    #[derive(Debug, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        #[serde(default)]
+        passes: u32,
     }
 
     fn parse(text: &str, sets: &[&str]) -> Result<Experiment> {
@@ -244,6 +279,28 @@ mod tests {
         let error = parse("[eval]\ntop-j = 3\n", &[]).expect("parses").section::<Stage>("eval").expect_err("typo");
         assert!(error.to_string().contains("`eval`: unknown field `top-j`"), "{error}");
         assert!(error.to_string().ends_with("hint: did you mean `top-k`?"), "{error}");
+    }
+
+    #[test]
+    fn the_table_of_a_typo_is_no_near_key() {
+        let error = parse("", &["eval.inner.inner-x=1"]).expect("parses").section::<Stage>("eval").expect_err("typo");
+        assert!(error.to_string().contains("in `inner`") && !error.to_string().contains("hint"), "{error}");
+    }
+
+    #[test]
+    fn a_table_as_it_was_read_stands_with_its_defaults() {
+        let e = parse("[eval]\ninner = {}\n", &[]).expect("parses");
+        let whole = e.with_section("eval", &e.section::<Stage>("eval").expect("reads")).expect("a table");
+        assert!(
+            whole.resolved().contains("top-k = 0") && whole.resolved().contains("passes = 0"),
+            "{}",
+            whole.resolved()
+        );
+        let again = parse(&whole.resolved(), &[]).expect("feeds back");
+        assert_eq!(again.resolved(), whole.resolved());
+        let model = e.with_section("train.small", &e.section::<Stage>("eval").expect("reads")).expect("a table");
+        assert_eq!(model.names("train"), ["small"]);
+        assert_eq!(e.with_section("name.x", &3).expect_err("no table").exit(), super::super::exit::Exit::Mismatch);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 /// The uniform draws that sampling needs.
 ///
-/// Production draws come from [`Keyed`]; a recorded list of draws can stand in its place to replay a sample.
+/// Production draws come from [`Keyed`]; a test can put draws of its own in their place, recorded ones among them.
 pub trait Draws {
     /// A number in `[low, high)`.
     fn uniform(&mut self, low: f64, high: f64) -> f64;
@@ -67,7 +67,7 @@ impl Draws for Keyed {
     }
 }
 
-/// Draws read from lists, for tests and replays; an exhausted list repeats zeros.
+/// Draws read from lists, for unit tests; an exhausted list repeats zeros.
 #[derive(Clone, Debug, Default)]
 pub struct Scripted {
     /// What [`Draws::uniform`] returns, in order, as fractions of the range.

@@ -3,9 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bars::COMMON_TIME;
-use super::grid::metre_index;
-use super::preprocess::align_metres;
+use super::preprocess::grid_metres;
 use super::{Score, Tick, TimeSignature};
 
 /// What is made of the time signatures of a file.
@@ -34,18 +32,13 @@ fn is_one_beat(metre: &TimeSignature) -> bool {
 }
 
 /// Beats at the end of a run that do not fill a bar of four become one shorter bar, so that the next metre begins
-/// where it did. Changes are first moved to bar lines, as the tokenizer's grid would move them.
+/// where it did. Changes stand on the bar lines to which the tokenizer's grid moves them.
 fn regroup(mut score: Score) -> Score {
-    let supported = |metre: &&TimeSignature| metre_index(metre).is_some();
-    let mut metres: Vec<TimeSignature> = score.time_signatures.iter().filter(supported).copied().collect();
-    if metres.first().is_none_or(|first| first.tick != 0) {
-        metres.insert(0, COMMON_TIME);
-    }
-    let metres = align_metres(metres, score.ticks_per_quarter);
-    let beat = Tick::from(score.ticks_per_quarter).max(1);
+    let (metres, grid) = grid_metres(&score);
+    let (beat, quarter) = (Tick::from(grid), Tick::from(score.ticks_per_quarter));
     let mut out: Vec<TimeSignature> = Vec::with_capacity(metres.len() + 1);
     let mut push = |tick: Tick, numerator: u8, denominator: u8| {
-        let metre = TimeSignature { tick, numerator, denominator };
+        let metre = TimeSignature { tick: tick * quarter / beat, numerator, denominator };
         if out.last().is_none_or(|last| !last.same_metre(&metre)) {
             out.push(metre);
         }
@@ -116,6 +109,14 @@ mod tests {
     fn a_run_begins_where_the_grid_begins_it() {
         // The change within the bar of 4/4 counts from the next bar line.
         assert_eq!(bars(score(16, &[(0, 4, 4), (2, 1, 4), (11, 3, 4)])), [0, 4, 8, 11, 14]);
+    }
+
+    #[test]
+    fn a_change_just_after_a_beat_falls_where_the_grid_puts_it() {
+        let mut late = score(13, &[(0, 1, 4), (5, 3, 4)]);
+        let expected = bars(late.clone());
+        late.time_signatures[1].tick += 1;
+        assert_eq!(bars(late), expected);
     }
 
     #[test]

@@ -21,24 +21,10 @@ pub(crate) struct Section {
 ///
 /// Notes out of range, tracks without notes and programs without a token are dropped; nothing else is.
 pub fn preprocess(score: &Score) -> Score {
-    let supported = |signature: &&TimeSignature| metre_index(signature).is_some();
-    let mut metres: Vec<TimeSignature> = score.time_signatures.iter().filter(supported).copied().collect();
-    if metres.first().is_none_or(|first| first.tick != 0) {
-        metres.insert(0, COMMON_TIME);
-    }
-    let finest = metres.iter().map(|metre| metre.denominator).max().unwrap_or(4);
-    let ticks_per_quarter = POSITIONS_PER_BEAT as u32 * u32::from(finest) / 4;
-    let mut out = if ticks_per_quarter == score.ticks_per_quarter {
-        score.clone()
-    } else {
-        let ratio = f64::from(ticks_per_quarter) / f64::from(score.ticks_per_quarter);
-        for metre in &mut metres {
-            // Quirk: cut, where everything else is rounded.
-            metre.tick = (metre.tick as f64 * ratio) as Tick;
-        }
-        resample(score, ticks_per_quarter, ratio)
-    };
-    out.time_signatures = align_metres(metres, ticks_per_quarter);
+    let (metres, ticks_per_quarter) = grid_metres(score);
+    let mut out =
+        if ticks_per_quarter == score.ticks_per_quarter { score.clone() } else { resample(score, ticks_per_quarter) };
+    out.time_signatures = metres;
 
     let beats = beat_sections(&out);
     let factors = snap_factors(&out);
@@ -61,7 +47,27 @@ fn round(value: f64) -> Tick {
     if value >= 0.0 { (value + 0.5).floor() as Tick } else { -((-value + 0.5).floor() as Tick) }
 }
 
-fn resample(score: &Score, ticks_per_quarter: u32, ratio: f64) -> Score {
+/// The metres on the grid, each change on a bar line, and the grid's ticks in a quarter.
+pub(super) fn grid_metres(score: &Score) -> (Vec<TimeSignature>, u32) {
+    let supported = |signature: &&TimeSignature| metre_index(signature).is_some();
+    let mut metres: Vec<TimeSignature> = score.time_signatures.iter().filter(supported).copied().collect();
+    if metres.first().is_none_or(|first| first.tick != 0) {
+        metres.insert(0, COMMON_TIME);
+    }
+    let finest = metres.iter().map(|metre| metre.denominator).max().unwrap_or(4);
+    let ticks_per_quarter = POSITIONS_PER_BEAT as u32 * u32::from(finest) / 4;
+    if ticks_per_quarter != score.ticks_per_quarter {
+        let ratio = f64::from(ticks_per_quarter) / f64::from(score.ticks_per_quarter);
+        for metre in &mut metres {
+            // Quirk: cut, where everything else is rounded.
+            metre.tick = (metre.tick as f64 * ratio) as Tick;
+        }
+    }
+    (align_metres(metres, ticks_per_quarter), ticks_per_quarter)
+}
+
+fn resample(score: &Score, ticks_per_quarter: u32) -> Score {
+    let ratio = f64::from(ticks_per_quarter) / f64::from(score.ticks_per_quarter);
     let at = |tick: Tick| round(ratio * tick as f64);
     let all = |ticks: &[Tick]| ticks.iter().map(|tick| at(*tick)).collect::<Vec<_>>();
     let note = |note: &Note| Note { tick: at(note.tick), duration: at(note.duration).max(1), ..*note };
@@ -85,7 +91,7 @@ fn resample(score: &Score, ticks_per_quarter: u32, ratio: f64) -> Score {
 }
 
 /// Moves every change of metre forward to a bar line and drops changes that change nothing.
-pub(super) fn align_metres(metres: Vec<TimeSignature>, ticks_per_quarter: u32) -> Vec<TimeSignature> {
+fn align_metres(metres: Vec<TimeSignature>, ticks_per_quarter: u32) -> Vec<TimeSignature> {
     let bar_of = |metre: &TimeSignature| metre.ticks_per_bar(ticks_per_quarter).max(1);
     let mut out: Vec<TimeSignature> = Vec::with_capacity(metres.len());
     let mut bar = metres.first().map_or(1, bar_of);

@@ -186,7 +186,7 @@ impl Manifest {
                 store.shown(),
                 manifest.format
             ))
-            .hint("run ingest again with this version"));
+            .hint("remove the folder, or choose another `out`, and run ingest again"));
         }
         Ok(manifest)
     }
@@ -225,5 +225,10 @@ mod tests {
         assert_eq!(missing.exit(), Exit::BadData);
         store.put(MANIFEST, serde_json::to_vec(&manifest).expect("serialises")).expect("puts");
         assert_eq!(Manifest::load(&store).expect("loads"), manifest);
+        let older = Manifest { format: 0, ..manifest };
+        store.put(MANIFEST, serde_json::to_vec(&older).expect("serialises")).expect("puts");
+        let error = Manifest::load(&store).expect_err("another format");
+        assert_eq!(error.exit(), Exit::Mismatch);
+        assert!(error.hint_text().is_some_and(|hint| hint.starts_with("remove the folder")), "{error}");
     }
 }

@@ -43,7 +43,7 @@ pub struct Song {
     pub id: String,
     /// The file's path inside the source.
     pub path: String,
-    /// SHA-256 of the file.
+    /// SHA-256 of the file; empty if its bytes were not read.
     pub sha256: String,
     /// The split of the identity.
     pub split: Split,

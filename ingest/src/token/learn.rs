@@ -34,17 +34,26 @@ impl Learner {
         }
     }
 
-    /// Learns a vocabulary of at most `size` tokens, the 663 base tokens and the metaspace among them. The
-    /// same words give the same vocabulary, in whatever order they came.
+    /// Whether a vocabulary of `size` tokens can be learned at all.
     ///
     /// # Errors
-    /// `size` leaves nothing to learn (78), or there is no music to learn from (65).
-    pub fn learn(&self, size: usize) -> Result<Tokenizer> {
+    /// `size` leaves nothing to learn, or its ids do not fit a shard (78).
+    pub fn check(size: usize) -> Result<()> {
         let least = usize::from(BASE_SIZE) + 2;
         if !(least..=65_536).contains(&size) {
             return Err(Error::mismatch(format!("a vocabulary of {size} tokens cannot be learned"))
                 .hint(format!("the base vocabulary has {BASE_SIZE}; choose from {least} to 65536")));
         }
+        Ok(())
+    }
+
+    /// Learns a vocabulary of at most `size` tokens, the 663 base tokens and the metaspace among them. The
+    /// same words give the same vocabulary, in whatever order they came.
+    ///
+    /// # Errors
+    /// As [`Learner::check`] (78), or there is no music to learn from (65).
+    pub fn learn(&self, size: usize) -> Result<Tokenizer> {
+        Self::check(size)?;
         if self.words.is_empty() {
             return Err(Error::data("there is no music to learn a vocabulary from"));
         }

@@ -47,8 +47,10 @@ pub(crate) fn midi_root() -> Option<PathBuf> {
     std::env::var_os("MIDI_RWKV_MIDI").map(PathBuf::from)
 }
 
-/// Prints `golden WHAT: SAME/ALL identical` and fails with the first differences if there are any.
+/// Prints `golden WHAT: SAME/ALL identical` and fails with the first differences if there are any, or if nothing was
+/// compared.
 pub(crate) fn report(what: &str, all: usize, different: &[String]) {
+    assert!(all > 0, "golden {what}: nothing was compared");
     println!("golden {what}: {}/{all} identical", all - different.len());
     let first: Vec<&String> = different.iter().take(5).collect();
     assert!(different.is_empty(), "golden {what}: {} of {all} differ, first {first:#?}", different.len());

@@ -365,6 +365,24 @@ fn floods() -> Vec<Hostile> {
             "accepted",
         ),
         hostile(
+            "70 000 notes in a bar of two tracks",
+            [
+                header(1, 2, DIVISION),
+                chunk(
+                    &[
+                        vec![0, 0x90, 60, 80, 0, 60, 0],
+                        [0, 60, 80, 0, 60, 0].repeat(69_999),
+                        note(4000, 60),
+                        END.to_vec(),
+                    ]
+                    .concat(),
+                )
+                .repeat(2),
+            ]
+            .concat(),
+            "accepted",
+        ),
+        hostile(
             "bends copied into 128 programs",
             ended(&[bends(100_000), every_program.clone()].concat()),
             "parse: max-events",

@@ -104,13 +104,36 @@ impl GoldenScore {
     }
 }
 
-/// The records of a gzipped JSON-lines file, one at a time; none if there is no such file.
-pub(crate) fn read<T: DeserializeOwned + 'static>(path: &Path) -> Box<dyn Iterator<Item = T>> {
-    let Ok(file) = std::fs::File::open(path) else {
-        return Box::new(std::iter::empty());
-    };
+/// The files of records that a set may have besides its tokens, those first that all sets of the repository have.
+pub(crate) const KINDS: [&str; 5] = ["preprocessed", "decode", "augment", "samples", "prompts"];
+
+/// The records of a kind, one at a time; none, after saying so, in a set that has none of them.
+pub(crate) fn of_kind<T: DeserializeOwned + 'static>(set: &Path, kind: &str) -> Box<dyn Iterator<Item = T>> {
+    assert!(KINDS.contains(&kind), "{kind}");
+    let path = set.join(format!("{kind}.jsonl.gz"));
+    if path.is_file() {
+        return read(&path);
+    }
+    golden::say(&format!("skipped: no golden data for {} {kind}", set_name(set)));
+    Box::new(std::iter::empty())
+}
+
+/// The token records of a set, which every set has.
+pub(crate) fn tokens(set: &Path) -> Box<dyn Iterator<Item = Tokens>> {
+    read(&set.join(TOKENS))
+}
+
+const TOKENS: &str = "tokens.jsonl.gz";
+
+/// The records of a gzipped JSON-lines file, one at a time.
+///
+/// # Panics
+/// If it is missing or holds none: a test of it would pass with nothing compared.
+fn read<T: DeserializeOwned + 'static>(path: &Path) -> Box<dyn Iterator<Item = T>> {
     let shown = path.display().to_string();
-    let lines = BufReader::new(flate2::read::GzDecoder::new(file)).lines();
+    let file = std::fs::File::open(path).unwrap_or_else(|e| panic!("cannot read `{shown}`: {e}"));
+    let mut lines = BufReader::new(flate2::read::GzDecoder::new(file)).lines().peekable();
+    assert!(lines.peek().is_some(), "`{shown}` holds no record");
     Box::new(lines.enumerate().map(move |(number, line)| {
         let line = line.unwrap_or_else(|e| panic!("`{shown}`: {e}"));
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("`{shown}` line {}: {e}", number + 1))
@@ -128,7 +151,7 @@ pub(crate) struct Midis {
 impl Midis {
     /// The MIDI files of a set.
     pub(crate) fn of(set: &Path) -> Self {
-        let inside = read::<serde_json::Value>(&set.join("tokens.jsonl.gz"))
+        let inside = read::<serde_json::Value>(&set.join(TOKENS))
             .filter_map(|record| {
                 let bytes = base64::engine::general_purpose::STANDARD.decode(record["midi_b64"].as_str()?);
                 Some((record["file"].as_str()?.to_owned(), bytes.expect("base64")))
@@ -148,6 +171,16 @@ impl Midis {
         });
         self.missing += usize::from(found.is_none());
         found
+    }
+
+    /// As [`golden::report`] of what was compared with these files; says how many could not be.
+    pub(crate) fn report(&self, what: &str, all: usize, different: &[String]) {
+        if self.missing > 0 {
+            golden::say(&format!("skipped: {} files for {what} need MIDI_RWKV_MIDI", self.missing));
+        }
+        if all > 0 || self.missing == 0 {
+            golden::report(what, all, different);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use super::name::{
     DEGREES, FULL, MOST_VOICES, REPETITION, TRACK_DENSITY, TRACK_DENSITY_FULL, TRACK_DURATION, TRACK_POLYPHONY,
 };
 use super::{Compat, Control};
-use crate::score::{Tick, Track};
+use crate::score::{Note, Tick, Track};
 
 /// The track's values of one control, as places in the vocabulary. `bars` are the tokenizer's, never empty.
 pub(super) fn attributes(control: Control, track: &Track, quarter: Tick, bars: &[Tick], compat: Compat) -> Vec<u16> {
@@ -32,9 +32,10 @@ fn density(track: &Track, bars: &[Tick], compat: Compat) -> Vec<u16> {
         Compat::None => {
             let last = track.notes.last().map_or(0, |note| note.tick);
             let own = bars.partition_point(|bar| *bar <= last).max(1);
-            let mut counts = vec![0; own];
+            let mut counts = vec![0u16; own];
             for note in &track.notes {
-                counts[bars[..own].partition_point(|bar| *bar <= note.tick).max(1) - 1] += 1;
+                let count = &mut counts[bars[..own].partition_point(|bar| *bar <= note.tick).max(1) - 1];
+                *count = count.saturating_add(1);
             }
             counts
         }
@@ -73,22 +74,40 @@ pub(super) fn degree(step: u16) -> f64 {
 /// A cell of the roll that bars are compared by: tick, pitch, and which of two planes.
 type Cell = (Tick, u8, bool);
 
-/// The mean share of a bar's cells that the next bars have too, over all bars that have cells.
+/// The cells of the notes, sorted, each once: those of onsets and of offsets.
 ///
-/// Quirks of the reference: it means the cells of onsets and of offsets, but gets those that sound and of
-/// onsets; and it looks three bars ahead where four are meant.
-fn repetition(track: &Track, bars: &[Tick], compat: Compat) -> Option<u16> {
-    let length = track.end() + 1;
-    let mut cells: Vec<Cell> = Vec::new();
-    for note in &track.notes {
-        match compat {
-            Compat::MidiRwkv => cells.extend((note.tick..note.tick + note.duration).map(|t| (t, note.pitch, false))),
-            Compat::None => cells.push((note.tick + note.duration, note.pitch, false)),
-        }
-        cells.push((note.tick, note.pitch, true));
+/// Quirk of the reference: it gets the cells that sound instead of the offsets.
+fn cells(notes: &[Note], compat: Compat) -> Vec<Cell> {
+    let mut cells: Vec<Cell> = notes.iter().map(|note| (note.tick, note.pitch, true)).collect();
+    match compat {
+        Compat::MidiRwkv => sound(notes, &mut cells),
+        Compat::None => cells.extend(notes.iter().map(|note| (note.tick + note.duration, note.pitch, false))),
     }
     cells.sort_unstable();
     cells.dedup();
+    cells
+}
+
+/// Adds the cells that sound. Notes that hold a pitch together add theirs once, so that many of them take no more
+/// memory than one; they are known by the last stretch of ticks of their pitch.
+fn sound(notes: &[Note], cells: &mut Vec<Cell>) {
+    let mut held: [(Tick, Tick); 256] = [(0, 0); 256];
+    for note in notes {
+        let (from, to) = &mut held[usize::from(note.pitch)];
+        let end = note.tick + note.duration;
+        let within = (*from..=*to).contains(&note.tick);
+        let start = if within { *to } else { note.tick };
+        cells.extend((start..end).map(|tick| (tick, note.pitch, false)));
+        (*from, *to) = if within { (*from, end.max(*to)) } else { (note.tick, end) };
+    }
+}
+
+/// The mean share of a bar's cells that the next bars have too, over all bars that have cells.
+///
+/// Quirk of the reference: it looks three bars ahead where four are meant.
+fn repetition(track: &Track, bars: &[Tick], compat: Compat) -> Option<u16> {
+    let length = track.end() + 1;
+    let cells = cells(&track.notes, compat);
     let ahead = if compat == Compat::MidiRwkv { 4 } else { 5 };
     let bar = |number: usize| {
         let (from, to) = (bars[number].min(length), bars.get(number + 1).map_or(length, |tick| *tick.min(&length)));
@@ -155,7 +174,6 @@ fn pairwise_sum(values: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::score::Note;
 
     fn track(bars: Tick, per_bar: Tick) -> Track {
         let note = |bar: Tick, k: Tick| Note { tick: bar * 48 + k * 12, duration: 12, pitch: 60, velocity: 64 };
@@ -167,6 +185,33 @@ mod tests {
     fn a_track_of_equal_bars_repeats_wholly() {
         let bars: Vec<Tick> = (0..8).map(|bar| bar * 48).collect();
         assert_eq!(repetition(&track(8, 3), &bars, Compat::None), Some(REPETITION + 9));
+    }
+
+    #[test]
+    fn more_notes_in_a_bar_than_can_be_counted_are_many() {
+        let note = Note { tick: 0, duration: 12, pitch: 60, velocity: 64 };
+        let track = Track { notes: vec![note; 70_000], ..Track::default() };
+        for compat in [Compat::None, Compat::MidiRwkv] {
+            assert_eq!(density(&track, &[0, 48], compat)[1], TRACK_DENSITY_FULL + 1, "{compat:?}");
+        }
+    }
+
+    #[test]
+    fn a_pitch_that_notes_hold_together_sounds_once() {
+        let note = |tick, duration, pitch| Note { tick, duration, pitch, velocity: 64 };
+        // The last two do not begin in order, as rounding to the grid can leave them.
+        let notes = [(0, 40), (0, 12), (12, 12), (24, 48), (96, 12), (120, 12), (108, 30)];
+        let notes: Vec<Note> = notes.map(|(tick, duration)| note(tick, duration, 60)).to_vec();
+        let mut sounding = Vec::new();
+        sound(&vec![note(5, 900, 60); 1000], &mut sounding);
+        assert_eq!(sounding.len(), 900);
+        let each =
+            |note: &Note| (note.tick..note.tick + note.duration).map(|tick| (tick, 60, false)).collect::<Vec<_>>();
+        let mut expected: Vec<Cell> = notes.iter().flat_map(each).collect();
+        expected.extend(notes.iter().map(|note| (note.tick, 60, true)));
+        expected.sort_unstable();
+        expected.dedup();
+        assert_eq!(cells(&notes, Compat::MidiRwkv), expected);
     }
 
     #[test]
