@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use midi_ingest::job::exit::{Error, Result};
 use midi_ingest::job::{Experiment, Progress, Shutdown};
 use midi_train::checkpoint::{open_model, open_parameters, write_merged};
-use midi_train::config::{Mode, TrainConfig};
+use midi_train::config::{DistConfig, Mode, TrainConfig};
 use midi_train::cuda::{self, Cache, Gpu};
 use midi_train::dist::{Group, Limits, RankEnv, rendezvous};
 use midi_train::format;
@@ -151,14 +151,15 @@ fn train(env: &RankEnv, experiment: &Experiment, model: Option<&str>) -> Result<
     let model = trainer::choose(experiment, model)?;
     let config: TrainConfig = experiment.section(&format!("train.{model}"))?;
     let shutdown = Shutdown::on_signals()?;
-    let seconds = |seconds: u64| Duration::from_secs(seconds.max(1));
+    // Ranks meet before the plan is checked.
+    let seconds = |seconds: u64| Duration::from_secs(seconds.clamp(1, DistConfig::MOST_SECONDS));
     let limits =
         Limits { first: seconds(config.dist.first_timeout_seconds), later: seconds(config.dist.timeout_seconds) };
     let gpu = match cuda::choose(config.device, env.local_rank)? {
         Device::Cpu => None,
         gpu => Some(Gpu::open(gpu, Cache::new(kernel_folder()))?),
     };
-    let mut group = Group::new(rendezvous::join_on(env, gpu.clone(), limits.first)?, limits);
+    let mut group = Group::new(rendezvous::join_on(env, gpu.clone(), limits.first, &shutdown)?, limits);
     let progress = if group.is_first() { Progress::stderr("train") } else { Progress::silent() };
     let finished = trainer::run_in(&mut group, env, gpu.as_ref(), experiment, &model, &progress, &shutdown)?;
     if !group.is_first() {

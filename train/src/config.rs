@@ -109,6 +109,11 @@ pub struct DistConfig {
     pub first_timeout_seconds: u64,
 }
 
+impl DistConfig {
+    /// The longest that ranks can be told to wait for one another: 30 days.
+    pub const MOST_SECONDS: u64 = 30 * 24 * 3600;
+}
+
 impl Default for DistConfig {
     fn default() -> Self {
         DistConfig { nproc: 1, timeout_seconds: 100, first_timeout_seconds: 300 }

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use midi_ingest::job::Shutdown;
 use midi_ingest::job::exit::{Error, Exit, Result};
 use tch::{Cuda, Device, Kind, Tensor, no_grad};
 
@@ -262,7 +263,7 @@ fn nccl(world: usize, cache: &Cache) -> Result<()> {
         let gpu = Gpu::open(Device::Cuda(rank), cache.clone())?;
         let host = "127.0.0.1".to_owned();
         let env = RankEnv { rank, world, local_rank: rank, host, port, served: true, ..RankEnv::alone() };
-        collectives::check(rendezvous::meet(&env, Some(gpu), time)?.as_mut())
+        collectives::check(rendezvous::meet(&env, Some(gpu), time, &Shutdown::manual())?.as_mut())
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..world).map(|rank| scope.spawn(move || one(rank))).collect();

@@ -157,8 +157,8 @@ pub struct Summary {
     pub parameters: u64,
     /// Positions trained on.
     pub tokens: u64,
-    /// Cross-entropy of the last logged steps, in nats a target.
-    pub train_loss: f64,
+    /// Cross-entropy of the last logged steps, in nats a target; none if all were left out.
+    pub train_loss: Option<f64>,
     /// Cross-entropy over the validation split, in nats a target; none if the split is empty.
     pub valid_loss: Option<f64>,
     /// Cross-entropy of predicting from the frequencies of the training targets alone.
@@ -212,11 +212,12 @@ impl Summary {
 
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let valid = self.valid_loss.map_or_else(|| "none".to_owned(), |loss| format!("{loss:.4}"));
+        let text = |loss: Option<f64>| loss.map_or_else(|| "none".to_owned(), |loss| format!("{loss:.4}"));
+        let (train, valid) = (text(self.train_loss), text(self.valid_loss));
         write!(
             f,
-            "{} after {} steps: training loss {:.4}, validation loss {valid}, from token frequencies alone {:.4}",
-            self.model, self.step, self.train_loss, self.unigram_loss
+            "{} after {} steps: training loss {train}, validation loss {valid}, from token frequencies alone {:.4}",
+            self.model, self.step, self.unigram_loss
         )
     }
 }

@@ -8,7 +8,7 @@ use midi_ingest::job::exit::{Error, Result};
 use midi_ingest::shard::{Manifest, Split};
 use serde::Serialize;
 
-use crate::config::{LoraConfig, Mode, Precision, TrainConfig};
+use crate::config::{DistConfig, LoraConfig, LossScaling, Mode, Precision, TrainConfig};
 use crate::data::Order;
 use crate::model::Shape;
 
@@ -129,6 +129,10 @@ fn update_rule(config: &TrainConfig) -> Result<serde_json::Value> {
         .map_err(|e| Error::bug("a configuration does not serialise").because(e))?;
     if let Some(rule) = rule.as_object_mut() {
         rule.remove("shard");
+        // This rule weighs what is together in a micro-batch.
+        if config.optimizer.scaling == LossScaling::PerMicroBatch {
+            rule.insert("micro-batch".into(), config.micro_batch.into());
+        }
     }
     Ok(rule)
 }
@@ -183,6 +187,14 @@ fn check(config: &TrainConfig) -> Result<()> {
             return refuse(key, &value, "at least 1");
         }
     }
+    for (key, value) in [
+        ("dist.timeout-seconds", config.dist.timeout_seconds),
+        ("dist.first-timeout-seconds", config.dist.first_timeout_seconds),
+    ] {
+        if value > DistConfig::MOST_SECONDS {
+            return refuse(key, &value, "at most 30 days");
+        }
+    }
     if !config.global_batch.is_multiple_of(config.dist.nproc) {
         return refuse("global-batch", &config.global_batch, "divisible by `dist.nproc`");
     }
@@ -222,7 +234,8 @@ fn check(config: &TrainConfig) -> Result<()> {
         ("schedule.lr", schedule.lr),
         ("schedule.lr-final", schedule.lr_final),
         ("optimizer.clip-norm", optimizer.clip_norm),
-        ("optimizer.epsilon", optimizer.epsilon),
+        // As it is computed with.
+        ("optimizer.epsilon", f64::from(optimizer.epsilon as f32)),
     ] {
         if !(value.is_finite() && value > 0.0) {
             return refuse(key, &value, "above 0");

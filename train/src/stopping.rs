@@ -34,7 +34,7 @@ impl Lowest {
 }
 
 impl EarlyStopConfig {
-    /// The state after a pass that gave `loss`.
+    /// The state after a pass that gave `loss`, which is a number.
     pub fn after(&self, best: Option<Best>, loss: f64) -> Best {
         match best {
             Some(best) if loss < best.loss - self.min_delta => Best { loss, passes_since: 0 },

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use midi_ingest::job::config::key_of;
 use midi_ingest::job::exit::{Error, Exit, Result};
 use midi_ingest::job::provenance::{self, Env};
 use midi_ingest::job::{Experiment, Progress, Shutdown};
@@ -129,8 +130,10 @@ fn run_rank(
     }
     let store = store.clone();
     let folder = format!("train/{name}");
-    let take = || Lease::take(&store, &folder, Terms::default(), &|text| progress.note(text)).map(Arc::new);
+    let take = || Lease::take(&store, &folder, Terms::default(), shutdown, &|text| progress.note(text)).map(Arc::new);
     let lease = group.is_first().then(take).transpose()?;
+    // The trainer before may still be saving: nobody looks for the newest checkpoint before it has ended.
+    group.wait_for_first("the lease")?;
     let checkpoints = Checkpoints::new(store.clone(), &folder);
     let loaded = checkpoints.newest_valid(&mut |text| progress.note(text))?;
     if let Some(loaded) = &loaded {
@@ -147,7 +150,7 @@ fn run_rank(
         true => Summary::read(&store, &summary_name)?.filter(|summary| summary.key == plan.key),
         false => None,
     };
-    agree_on_start(group, begun_at, &plan)?;
+    agree_on_start(group, begun_at, &plan, &config)?;
     if let Some(summary) = done {
         progress.note(&format!("nothing to do: {summary}"));
         return Ok(Finished { summary, already: true });
@@ -175,9 +178,12 @@ fn run_rank(
         .fact("collective", group.name())
         .fact("base", tuning.as_ref().map_or_else(|| "none".to_owned(), Tuning::base));
     if group.is_first() {
-        provenance::write(&store, &folder, experiment, &plan, &env)?;
+        provenance::write(&store, &folder, &experiment.with_section(&format!("train.{name}"), &config)?, &plan, &env)?;
     }
     progress.note(&plan.to_string());
+    if config.early_stop.is_some() && plan.valid_samples == 0 {
+        progress.note("`early-stop` has nothing to look at: the data set has no validation samples");
+    }
     if let Some(gpu) = gpu {
         progress.note(&format!("on {}", gpu.title()));
     }
@@ -215,7 +221,7 @@ fn run_rank(
     let valid = Dataset::open(&data, &manifest, Split::Valid)?;
     let log = MetricLog::open(&store, &format!("{folder}/metrics.jsonl"), begun_at)?;
     let events = EventFile::new(&store, &folder, begun_at, log.lines());
-    let saver = Saver::new(checkpoints.clone(), config.checkpoint.keep, lease, begun_at);
+    let saver = Saver::new(checkpoints.clone(), config.checkpoint.keep, lease);
     let mut run = Run {
         group,
         store,
@@ -235,6 +241,7 @@ fn run_rank(
         tokens,
         valid_loss,
         skipped,
+        changed: begun_at,
         best,
         lowest,
         over,
@@ -260,10 +267,11 @@ fn trainable(parameters: Parameters, backend: Arc<dyn WkvBackend>) -> Result<Rwk
     Ok(model)
 }
 
-/// That all ranks begin at the same step of the same run.
-fn agree_on_start(group: &mut Group, begun_at: u64, plan: &TrainPlan) -> Result<()> {
-    let digits = plan.key.get(..15).unwrap_or_default();
-    let mine = [begun_at as i64, i64::from_str_radix(digits, 16).unwrap_or(0)];
+/// That all ranks begin at the same step of the same run, and will ask for the same of each other.
+fn agree_on_start(group: &mut Group, begun_at: u64, plan: &TrainPlan, config: &TrainConfig) -> Result<()> {
+    let shared = TrainConfig { metrics_address: None, threads: None, ..config.clone() };
+    let key = key_of(&(&plan.key, &shared));
+    let mine = [begun_at as i64, i64::from_str_radix(key.get(..15).unwrap_or_default(), 16).unwrap_or(0)];
     let first = group.of_first("agreement on the start", mine)?;
     let differs = group.any("agreement on the start", first != mine)?;
     if first == mine && !differs {
@@ -336,6 +344,8 @@ struct Run<'a> {
     valid_loss: Option<f64>,
     /// Steps left out so far, because they were not finite.
     skipped: u64,
+    /// The step after which the weights are as they are now.
+    changed: u64,
     /// The state of early stopping.
     best: Option<Best>,
     /// The lowest validation loss so far, where early stopping looks for it.
@@ -353,13 +363,15 @@ impl Run<'_> {
         let mut window = Window::default();
         let mut ahead = self.batches_from(order, begun_at)?;
         progress.begin("training", self.plan.steps - begun_at.min(self.plan.steps), "steps");
+        // Whether the step before began to save: then rank 0 may be late.
+        let mut saving = false;
         while !self.over && self.optimizer.updates() < self.plan.steps {
             let number = self.optimizer.updates();
             let lr = match self.config.schedule.warmup {
                 Warmup::Once => schedule.at(number),
                 Warmup::EachStart => schedule.at_since(number, number - begun_at),
             };
-            self.group.begin(number, number > begun_at);
+            self.group.begin(number, number > begun_at && !saving);
             let batches = ahead.take()?;
             window.add_wait(ahead.waited());
             let taken = step(&mut self.model, &mut self.optimizer, &self.config.optimizer, &batches, lr, self.group);
@@ -370,11 +382,16 @@ impl Run<'_> {
             if let Some(report) = &report {
                 window.add(report);
                 self.tokens += report.tokens;
+                self.changed = number + 1;
             }
             let done = number + 1;
             let at_end = done == self.plan.steps;
             let validate = self.config.valid_every_steps.map_or(at_end, |every| done.is_multiple_of(every) || at_end);
             let valid_loss = if validate { self.validate()? } else { None };
+            if let Some(loss) = valid_loss.filter(|loss| !loss.is_finite()) {
+                let error = Error::new(Exit::Diverged, format!("training diverged: the validation loss is {loss}"));
+                return Err(self.diverged(error, &order, number)?);
+            }
             self.valid_loss = valid_loss.or(self.valid_loss);
             let is_best = self.look_for_end(valid_loss, progress);
             let last = at_end || self.over;
@@ -383,6 +400,7 @@ impl Run<'_> {
             if let Some(report) = &report
                 && (due(self.config.log_every_steps) || valid_loss.is_some())
             {
+                self.saver.poll()?;
                 self.write_line(&window, report, lr, valid_loss)?;
                 window = Window::default();
                 progress.message(&self.message());
@@ -390,7 +408,8 @@ impl Run<'_> {
             self.saver.poll()?;
             // Asked of one rank, all stop.
             let stop = self.group.any("agreement on stopping", shutdown.is_asked())?;
-            if due(self.config.checkpoint.every_steps) || stop || is_best {
+            saving = due(self.config.checkpoint.every_steps) || stop || is_best;
+            if saving {
                 self.save(valid_loss)?;
             }
             if last || stop {
@@ -428,21 +447,10 @@ impl Run<'_> {
         if error.exit() != Exit::Diverged {
             return Err(error);
         }
-        let name = format!("{}/diverged-step-{number}.json", self.folder);
-        let shown = format!("{}/{name}", self.store.shown());
-        if self.group.is_first() {
-            let samples = order.step(number, self.plan.global_batch);
-            let text = serde_json::to_string(&Diverged { step: number, samples, error: &error.to_string() })
-                .map_err(|e| Error::bug("a list of samples does not serialise").because(e))?;
-            self.store.put(&name, text.into_bytes())?;
-        }
         if self.skipped >= self.config.skip_nonfinite {
-            // A checkpoint that is being written counts if it arrives, and no rank ends before that.
-            let _ = self.saver.wait();
-            let [saved, _] = self.group.of_first("the last good checkpoint", [self.saver.saved() as i64, 0])?;
-            self.group.wait_for_first("the list of samples")?;
-            return Err(self.at_step(error, &shown, number, saved as u64));
+            return Err(self.diverged(error, order, number)?);
         }
+        let shown = self.write_samples(&error, order, number)?;
         self.skipped += 1;
         self.optimizer.skip();
         progress.note(&format!(
@@ -450,6 +458,42 @@ impl Run<'_> {
             self.skipped, self.config.skip_nonfinite
         ));
         Ok(())
+    }
+
+    /// Writes the samples of step `number` down, which led to `error`. Returns where.
+    fn write_samples(&self, error: &Error, order: &Order, number: u64) -> Result<String> {
+        let name = format!("{}/diverged-step-{number}.json", self.folder);
+        if self.group.is_first() {
+            let samples = order.step(number, self.plan.global_batch);
+            let text = serde_json::to_string(&Diverged { step: number, samples, error: &error.to_string() })
+                .map_err(|e| Error::bug("a list of samples does not serialise").because(e))?;
+            self.store.put(&name, text.into_bytes())?;
+        }
+        Ok(format!("{}/{name}", self.store.shown()))
+    }
+
+    /// The error with which all ranks end that was `error` at step `number`: with the last good checkpoint, and where the
+    /// step's samples are.
+    ///
+    /// # Errors
+    /// A rank was lost (10), or the store fails (74).
+    fn diverged(&mut self, error: Error, order: &Order, number: u64) -> Result<Error> {
+        let samples = self.write_samples(&error, order, number)?;
+        // A checkpoint that is being written counts if it arrives, and no rank ends before that.
+        let _ = self.saver.wait();
+        self.group.wait_for_first("the list of samples")?;
+        // The checkpoints since the weights last changed hold those that led here.
+        let good = self.checkpoints.steps()?.into_iter().rfind(|&step| step < self.changed);
+        let good = good.map_or_else(
+            || "there is no good checkpoint yet".to_owned(),
+            |step| {
+                let shown = self.checkpoints.shown(step);
+                format!("the last good checkpoint is `{shown}`; to go back to it, remove the later ones")
+            },
+        );
+        Ok(Error::new(Exit::Diverged, format!("step {number}: {error}")).hint(format!(
+            "{good}; the samples of the step are in `{samples}`; try a lower `schedule.lr` or a longer warm-up"
+        )))
     }
 
     /// The loss over the validation split, in nats a target; none if it has no target.
@@ -545,17 +589,6 @@ impl Run<'_> {
         is_best
     }
 
-    /// Adds the step, the last good checkpoint and where its samples are written, to the error of divergence.
-    fn at_step(&self, error: Error, samples: &str, number: u64, saved: u64) -> Error {
-        let good = match saved {
-            0 => "there is no good checkpoint yet".to_owned(),
-            step => format!("the last good checkpoint is `{}`", self.checkpoints.shown(step)),
-        };
-        Error::new(Exit::Diverged, format!("step {number}: {error}")).hint(format!(
-            "{good}; the samples of the step are in `{samples}`; try a lower `schedule.lr` or a longer warm-up"
-        ))
-    }
-
     fn summary(&mut self) -> Result<Summary> {
         let valid_loss = match self.valid_loss {
             Some(loss) => Some(loss),
@@ -566,7 +599,7 @@ impl Run<'_> {
             step: self.optimizer.updates(),
             parameters: self.plan.parameters,
             tokens: self.tokens,
-            train_loss: self.log.last().map_or(f64::NAN, |line| line.loss),
+            train_loss: self.log.last().map(|line| line.loss),
             valid_loss,
             unigram_loss: unigram_loss(&self.train)?,
             checkpoint: self.checkpoints.shown(self.optimizer.updates()),

@@ -135,7 +135,8 @@ fn a_second_trainer_stops_with_78_and_the_first_goes_on() {
     let out = folder.path();
     ingest(out, "v1");
     let terms = midi_train::checkpoint::Terms::default();
-    let first = midi_train::checkpoint::Lease::take(&open(out), "train/small", terms, &|_| ()).expect("free");
+    let first = midi_train::checkpoint::Lease::take(&open(out), "train/small", terms, &Shutdown::manual(), &|_| ())
+        .expect("free");
     let error = run(out, &open(out)).expect_err("held");
     assert_eq!(error.exit(), Exit::Mismatch);
     assert!(error.to_string().contains(&format!("is being trained by process {} on", std::process::id())), "{error}");

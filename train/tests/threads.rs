@@ -1,5 +1,5 @@
-//! The loops of this crate give the same bits on any number of threads. A program of its own, because the number of
-//! torch's threads belongs to the process.
+//! The WKV operator gives the same bits on any number of threads. A program of its own, because the number of torch's
+//! threads belongs to the process.
 #![cfg(feature = "torch")]
 
 use midi_train::wkv::{CpuWkv, Inputs, WkvBackend};

@@ -60,7 +60,7 @@ fn a_run_learns_and_leaves_its_records() {
         (40, midi_train::model::Shape::new(2, 64, VOCABULARY).expect("fits").count())
     );
     let valid = summary.valid_loss.expect("there are validation samples");
-    assert!(summary.train_loss < 0.7 * summary.unigram_loss, "{summary:?}");
+    assert!(summary.train_loss.expect("logged") < 0.7 * summary.unigram_loss, "{summary:?}");
     assert!(valid < 0.7 * summary.unigram_loss, "{summary:?}");
 
     let lines: Vec<Line> = String::from_utf8(file(out, "metrics.jsonl"))
@@ -135,8 +135,9 @@ fn a_run_in_bf16_keeps_f32_weights_and_resumes_bit_for_bit() {
     }
     let plain = train(plain.path(), &["train.small.steps=12"]).expect("trains").summary;
     let summary = train(whole.path(), &bf16).expect("trains").summary;
-    let apart = (summary.train_loss / plain.train_loss - 1.0).abs();
-    assert!(apart > 0.0 && apart < 1e-2, "{} in bf16, {} in f32", summary.train_loss, plain.train_loss);
+    let [found, truth] = [&summary, &plain].map(|summary| summary.train_loss.expect("logged"));
+    let apart = (found / truth - 1.0).abs();
+    assert!(apart > 0.0 && apart < 1e-2, "{found} in bf16, {truth} in f32");
     assert_eq!(one_step(parts.path(), &bf16), Exit::RunAgain);
     train(parts.path(), &bf16).expect("goes on");
     for name in ["model.safetensors", "optimizer.safetensors"] {
@@ -160,7 +161,8 @@ fn micro_batches_give_the_same_model_to_rounding() {
     let whole = train(whole.path(), &["train.small.steps=6"]).expect("trains").summary;
     let parts = train(parts.path(), &["train.small.steps=6", "train.small.micro-batch=3"]).expect("trains").summary;
     assert_eq!(whole.key, parts.key);
-    assert!((whole.train_loss - parts.train_loss).abs() < 1e-4, "{whole:?} {parts:?}");
+    let [a, b] = [&whole, &parts].map(|summary| summary.train_loss.expect("logged"));
+    assert!((a - b).abs() < 1e-4, "{whole:?} {parts:?}");
 }
 
 #[test]
@@ -215,10 +217,65 @@ fn a_diverged_run_stops_and_names_the_last_good_checkpoint() {
     let folder = tempfile::tempdir().expect("folder");
     let out = folder.path();
     ingest(out, "v1");
-    let error =
-        train(out, &["train.small.schedule.lr=1e30", "train.small.checkpoint.every-steps=1"]).expect_err("diverges");
+    let often = "train.small.checkpoint.every-steps=1";
+    let error = train(out, &["train.small.schedule.lr=1e30", often]).expect_err("diverges");
     assert_eq!(error.exit(), Exit::Diverged);
-    assert!(error.to_string().contains("step ") && error.to_string().contains("step-0000000"), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("step 1: ") && text.contains("there is no good checkpoint yet"), "{error}");
+
+    // The weights are good until the fourth update.
+    std::fs::remove_dir_all(out.join("train")).expect("removes");
+    let late = ["train.small.schedule.warmup-steps=0", "train.small.schedule.lr-final=1e30", "train.small.steps=4"];
+    let error = train(out, &[often, late[0], late[1], late[2]]).expect_err("diverges");
+    let text = error.to_string();
+    assert!(text.contains("step-0000000") && text.contains("remove the later ones"), "{error}");
+    let named = text.split("step-").nth(1).and_then(|rest| rest.get(..8)).expect("a step").parse().expect("a number");
+    let good = checkpoints(out).load(named).expect("loads").parameters;
+    assert!(
+        good.iter()
+            .all(|(_, tensor)| tensor.isfinite().all().int64_value(&[]) == 1
+                && tensor.abs().max().double_value(&[]) < 1e3)
+    );
+}
+
+#[test]
+fn a_validation_loss_that_is_no_number_is_divergence() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path();
+    ingest(out, "v1");
+    let sets = ["train.small.schedule.lr=1e30", "train.small.schedule.warmup-steps=0", "train.small.steps=1"];
+    let error = train(out, &sets).expect_err("diverges");
+    assert_eq!(error.exit(), Exit::Diverged, "{error}");
+    assert!(error.to_string().contains("the validation loss is"), "{error}");
+    assert!(checkpoints(out).steps().expect("lists").is_empty(), "nothing of it is saved");
+}
+
+#[test]
+fn what_a_killed_process_left_of_checkpoints_is_removed() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path();
+    ingest(out, "v1");
+    train(out, &["train.small.steps=10"]).expect("trains");
+    let at = |name: &str| out.join("train/small").join(name);
+    std::fs::create_dir_all(at("step-00000007")).expect("makes");
+    for name in ["step-00000007/model.safetensors#1", "step-00000010/optimizer.safetensors#2"] {
+        std::fs::write(at(name), b"half").expect("writes");
+    }
+    train(out, &["train.small.steps=20"]).expect_err("another run");
+    std::fs::remove_file(at("summary.json")).expect("removes");
+    train(out, &["train.small.steps=10"]).expect("goes on");
+    assert!(!at("step-00000007").exists() && !at("step-00000010/optimizer.safetensors#2").exists());
+    assert!(at("step-00000010/optimizer.safetensors").exists());
+}
+
+#[test]
+fn the_configuration_beside_a_training_holds_its_defaults() {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path();
+    ingest(out, "v1");
+    train(out, &["train.small.steps=1"]).expect("trains");
+    let text = std::fs::read_to_string(out.join("train/small/config.toml")).expect("is there");
+    assert!(text.contains("[train.small.optimizer]") && text.contains("weight-decay"), "{text}");
 }
 
 #[test]

@@ -105,6 +105,14 @@ fn both_ways_learn_leave_the_base_alone_and_open_with_it() {
         }
     }
     assert!(logits(&open(out, "train/small")).equal(&base));
+
+    // However the place is named, the base is found.
+    let program = env!("CARGO_BIN_EXE_midi-train");
+    for (here, name) in [("train/state", "."), ("train/state", "step-00000012"), ("train/state/step-00000012", ".")] {
+        let output = std::process::Command::new(program).current_dir(out.join(here)).args(["inspect", name]).output();
+        let output = output.expect("starts");
+        assert!(output.status.success(), "{here} {name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]

@@ -14,16 +14,13 @@ pub struct Saver {
     checkpoints: Checkpoints,
     keep: usize,
     lease: Option<Arc<Lease>>,
-    running: Option<JoinHandle<Result<u64>>>,
-    saved: u64,
+    running: Option<JoinHandle<Result<()>>>,
 }
 
 impl Saver {
-    /// Of a run whose newest checkpoint is that of step `saved`, 0 for none. `keep` checkpoints and the best
-    /// one stay. With a
-    /// lease nothing is committed or removed once it is lost.
-    pub fn new(checkpoints: Checkpoints, keep: usize, lease: Option<Arc<Lease>>, saved: u64) -> Self {
-        Saver { checkpoints, keep, lease, running: None, saved }
+    /// `keep` checkpoints and the best one stay. With a lease nothing is committed or removed once it is lost.
+    pub fn new(checkpoints: Checkpoints, keep: usize, lease: Option<Arc<Lease>>) -> Self {
+        Saver { checkpoints, keep, lease, running: None }
     }
 
     /// Begins to write a checkpoint; first waits for the one before, if it is still being written.
@@ -42,19 +39,22 @@ impl Saver {
             is_ours()?;
             let step = checkpoints.write(frozen, &is_ours)?.step;
             is_ours()?;
-            checkpoints.retain(step, keep, lowest_at)?;
-            Ok(step)
+            checkpoints.retain(step, keep, lowest_at)
         };
         let thread = std::thread::Builder::new().name("checkpoint".into()).spawn(write);
         self.running = Some(thread.map_err(|e| Error::bug("cannot start a thread").because(e))?);
         Ok(())
     }
 
-    /// The error of the checkpoint being written, if it has failed by now: asked at every step.
+    /// The error of the checkpoint being written, if it has failed by now, or of a lease that was lost: asked at every step,
+    /// and before anything else is written.
     ///
     /// # Errors
     /// As [`Saver::wait`].
     pub fn poll(&mut self) -> Result<()> {
+        if let Some(lease) = self.lease.as_ref().filter(|lease| lease.is_lost()) {
+            lease.check()?;
+        }
         match &self.running {
             Some(thread) if thread.is_finished() => self.wait(),
             _ => Ok(()),
@@ -67,14 +67,9 @@ impl Saver {
     /// The store fails (74), or the lease was lost (10).
     pub fn wait(&mut self) -> Result<()> {
         if let Some(thread) = self.running.take() {
-            self.saved = thread.join().map_err(|_| Error::bug("the thread that writes checkpoints panicked"))??;
+            thread.join().map_err(|_| Error::bug("the thread that writes checkpoints panicked"))??;
         }
         Ok(())
-    }
-
-    /// The newest step that is known to be saved; 0 for none.
-    pub fn saved(&self) -> u64 {
-        self.saved
     }
 }
 

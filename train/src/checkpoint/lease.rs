@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use midi_ingest::job::Shutdown;
 use midi_ingest::job::exit::{Error, Exit, Result};
 use midi_ingest::store::Store;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,9 @@ impl Default for Terms {
         Terms { beat: Duration::from_secs(10), stale: Duration::from_secs(45) }
     }
 }
+
+/// How long a request to stop may go unnoticed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
 /// The record of an epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,14 +81,14 @@ impl Lease {
     /// Takes the lease on `folder`, after waiting for a silent holder's time to run out; `note` is told.
     ///
     /// # Errors
-    /// Another trainer holds it (78), or the store fails (74).
-    pub fn take(store: &Store, folder: &str, terms: Terms, note: &dyn Fn(&str)) -> Result<Self> {
+    /// Another trainer holds it (78), the process was asked to stop meanwhile (10), or the store fails (74).
+    pub fn take(store: &Store, folder: &str, terms: Terms, shutdown: &Shutdown, note: &dyn Fn(&str)) -> Result<Self> {
         let folder = format!("{}/lease", folder.trim_matches('/'));
         let newest = newest(store, &folder)?;
         if let Some((_, Some(record))) = &newest
             && !record.released
         {
-            await_end(store, &folder, record, terms, note)?;
+            await_end(store, &folder, record, terms, shutdown, note)?;
         }
         let serial = {
             let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,6 +122,11 @@ impl Lease {
     /// Which lease on the folder this is, counted from 1.
     pub fn epoch(&self) -> u64 {
         self.shared.epoch()
+    }
+
+    /// Whether another trainer was seen to have taken it over.
+    pub fn is_lost(&self) -> bool {
+        self.shared.lost.load(Ordering::SeqCst)
     }
 
     /// That the lease is still held: asked before anything is committed or removed.
@@ -213,7 +222,14 @@ impl Record {
 }
 
 /// Returns when the holder of `record` is dead or has ended.
-fn await_end(store: &Store, folder: &str, record: &Record, terms: Terms, note: &dyn Fn(&str)) -> Result<()> {
+fn await_end(
+    store: &Store,
+    folder: &str,
+    record: &Record,
+    terms: Terms,
+    shutdown: &Shutdown,
+    note: &dyn Fn(&str),
+) -> Result<()> {
     let shown = format!("{}/{}", store.shown(), folder.trim_end_matches("/lease"));
     let held = || {
         Err(Error::mismatch(format!("`{shown}` is being trained by {}", record.shown())).hint(
@@ -235,7 +251,10 @@ fn await_end(store: &Store, folder: &str, record: &Record, terms: Terms, note: &
     }
     let began = Instant::now();
     while began.elapsed() < terms.stale {
-        std::thread::sleep(terms.beat.min(terms.stale) / 4);
+        if shutdown.is_asked() {
+            return Err(Error::new(Exit::PeerLost, "stopped on request, before anything was trained"));
+        }
+        std::thread::sleep((terms.beat.min(terms.stale) / 4).min(LONGEST_SLEEP));
         match newest(store, folder)? {
             Some((_, Some(now))) if now == *record => {}
             Some((epoch, Some(now))) if epoch == record.epoch && now.released => return Ok(()),

@@ -9,7 +9,7 @@ fn store() -> (tempfile::TempDir, Store) {
 }
 
 fn take(store: &Store) -> Result<Lease> {
-    Lease::take(store, "m", QUICK, &|_| ())
+    Lease::take(store, "m", QUICK, &Shutdown::manual(), &|_| ())
 }
 
 /// Leaves the record of a holder on another machine.
@@ -45,7 +45,7 @@ fn a_silent_holder_elsewhere_is_replaced_and_a_living_one_is_not() {
     let error = std::thread::scope(|scope| {
         let rival = scope.spawn(|| {
             let slow = Terms { stale: Duration::from_secs(600), ..QUICK };
-            Lease::take(&store, "m", slow, &|_| ()).expect_err("lives")
+            Lease::take(&store, "m", slow, &Shutdown::manual(), &|_| ()).expect_err("lives")
         });
         let mut beats = 0;
         while !rival.is_finished() {

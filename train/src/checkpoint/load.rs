@@ -107,7 +107,9 @@ impl Checkpoints {
 pub fn open_model(uri: &str, backend: Arc<dyn WkvBackend>, warn: &mut dyn FnMut(&str)) -> Result<(Rwkv7, Commit)> {
     let (trained, commit, _) = open_parameters(uri, warn)?;
     let Some(tuning) = &commit.tuning else { return Ok((Rwkv7::new(trained, backend)?, commit)) };
-    let base_uri = beside(uri, &tuning.base);
+    // So that `.` and names without their folder have a folder above.
+    let whole = fs_err::canonicalize(uri).ok().and_then(|path| path.into_os_string().into_string().ok());
+    let base_uri = beside(whole.as_deref().unwrap_or(uri), &tuning.base);
     let (mut all, base, _) = open_parameters(&base_uri, warn).map_err(|e| {
         Error::new(e.exit(), format!("the base of the tuned model `{uri}` cannot be opened")).because(e)
     })?;

@@ -1,8 +1,9 @@
 //! Removing checkpoints that are no longer needed.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
-use midi_ingest::job::exit::Result;
+use midi_ingest::job::exit::{Result, at_path};
 
 use super::Checkpoints;
 use super::record::COMMIT;
@@ -28,6 +29,28 @@ impl Checkpoints {
         for (step, name) in removed {
             self.store.delete(&self.at(*step, name))?;
         }
-        Ok(())
+        self.store.local_path(&self.folder).map_or(Ok(()), |root| sweep(&root, &kept))
     }
+}
+
+/// What a process that was killed left in the local folder `root`, and no list of objects shows: files that were never
+/// finished, which are written beside their names with a `#`, and the folders of steps that are gone.
+fn sweep(root: &Path, kept: &BTreeSet<u64>) -> Result<()> {
+    let listed = |path: &Path| -> Result<Vec<(PathBuf, String)>> {
+        let failed = at_path("list", path);
+        let entries = fs_err::read_dir(path).and_then(|entries| entries.collect::<std::io::Result<Vec<_>>>());
+        let named = |entry: fs_err::DirEntry| (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        Ok(entries.map_err(failed)?.into_iter().map(named).collect())
+    };
+    for (folder, name) in listed(root)? {
+        let Some(step) = name.strip_prefix("step-").and_then(|digits| digits.parse().ok()) else { continue };
+        if !kept.contains(&step) {
+            fs_err::remove_dir_all(&folder).map_err(at_path("remove", &folder))?;
+            continue;
+        }
+        for (file, _) in listed(&folder)?.into_iter().filter(|(_, name)| name.contains('#')) {
+            fs_err::remove_file(&file).map_err(at_path("remove", &file))?;
+        }
+    }
+    Ok(())
 }

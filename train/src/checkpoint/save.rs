@@ -88,11 +88,6 @@ fn copies(tensors: &Parameters) -> Parameters {
 }
 
 impl Frozen {
-    /// The step that it is of.
-    pub fn step(&self) -> u64 {
-        self.commit.step
-    }
-
     /// The step of the lowest validation loss, if it is looked for.
     pub(super) fn lowest_at(&self) -> Option<u64> {
         self.commit.lowest.map(|lowest| lowest.step)
@@ -105,19 +100,11 @@ impl Frozen {
 }
 
 impl Checkpoints {
-    /// Writes the parts, reads them back, then writes the record. Writing a step again replaces it: until
-    /// its record is there, the old record's hashes do not hold, and an older checkpoint counts.
+    /// Writes the parts, reads them back, then writes the record; `may_commit` is asked just before. Writing a step again
+    /// replaces it: until its record is there, the old record's hashes do not hold, and an older checkpoint counts.
     ///
     /// # Errors
-    /// The store fails, or what it gives back is not what was written (74).
-    pub fn save(&self, snapshot: &Snapshot<'_>) -> Result<Commit> {
-        self.write(snapshot.freeze(), &|| Ok(()))
-    }
-
-    /// As [`Checkpoints::save`]; `may_commit` is asked just before the record is written.
-    ///
-    /// # Errors
-    /// As [`Checkpoints::save`], and those of `may_commit`.
+    /// The store fails, or what it gives back is not what was written (74); those of `may_commit`.
     pub(super) fn write(&self, frozen: Frozen, may_commit: &dyn Fn() -> Result<()>) -> Result<Commit> {
         let Frozen { files, mut commit } = frozen;
         let step = commit.step;

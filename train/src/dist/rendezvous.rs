@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use midi_ingest::job::Shutdown;
 use midi_ingest::job::exit::{Error, Exit, Result};
 
 use super::collective::{Collective, Operation};
@@ -16,6 +17,8 @@ use crate::cuda::Gpu;
 
 /// No answer of the store takes longer while all is well.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The least time that ranks which have found each other have to connect.
+const LEAST: Duration = Duration::from_secs(5);
 /// Time between two looks for the others.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -24,25 +27,30 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// # Errors
 /// They are not there within `time`: exit code 10, naming the absent ones.
 pub fn join(env: &RankEnv, time: Duration) -> Result<Box<dyn Collective>> {
-    join_on(env, None, time)
+    join_on(env, None, time, &Shutdown::manual())
 }
 
 /// As [`join`]; where this rank has a GPU, all must, and they talk over NCCL.
 ///
 /// # Errors
-/// As [`join`], or there is no NCCL: exit code 78.
-pub fn join_on(env: &RankEnv, gpu: Option<Arc<Gpu>>, time: Duration) -> Result<Box<dyn Collective>> {
+/// As [`join`], there is no NCCL (78), or the process was asked to stop meanwhile (10).
+pub fn join_on(
+    env: &RankEnv,
+    gpu: Option<Arc<Gpu>>,
+    time: Duration,
+    shutdown: &Shutdown,
+) -> Result<Box<dyn Collective>> {
     if env.world == 1 {
         return Ok(Box::new(Solo));
     }
-    meet(env, gpu, time)
+    meet(env, gpu, time, shutdown)
 }
 
 /// As [`join_on`], also for a world of one rank.
 ///
 /// # Errors
 /// As [`join_on`].
-pub fn meet(env: &RankEnv, gpu: Option<Arc<Gpu>>, time: Duration) -> Result<Box<dyn Collective>> {
+pub fn meet(env: &RankEnv, gpu: Option<Arc<Gpu>>, time: Duration, shutdown: &Shutdown) -> Result<Box<dyn Collective>> {
     let deadline = Instant::now() + time;
     let at = format!("{}:{}", env.host, env.port);
     let serve = || {
@@ -54,7 +62,10 @@ pub fn meet(env: &RankEnv, gpu: Option<Arc<Gpu>>, time: Duration) -> Result<Box<
     };
     let server = if env.rank == 0 && !env.served { Some(serve()?) } else { None };
     let connect = || {
-        Client::connect(&env.host, env.port, deadline, PATIENCE).map_err(|e| {
+        Client::connect(&env.host, env.port, deadline, PATIENCE, &|| shutdown.is_asked()).map_err(|e| {
+            if shutdown.is_asked() {
+                return stopped();
+            }
             let who = if env.served { "the agent" } else { "rank 0" };
             Error::new(Exit::PeerLost, format!("rank {} cannot reach the store at {at}: {who} is absent", env.rank))
                 .because(e)
@@ -86,15 +97,25 @@ pub fn meet(env: &RankEnv, gpu: Option<Arc<Gpu>>, time: Duration) -> Result<Box<
             return Err(Error::new(Exit::PeerLost, text)
                 .hint("look at why they did not start; `first-timeout-seconds` is the time that they have"));
         }
+        if shutdown.is_asked() {
+            return Err(stopped());
+        }
         std::thread::sleep(LOOK_EVERY);
     }
     let bind = client.local_host().map_err(lost)?;
     let watch = Watch::start(client, counter, server, prefix, env)?;
+    // One deadline for all of it, but for what it takes to say who is missing.
+    let left = || deadline.saturating_duration_since(Instant::now()).max(LEAST);
     let mut ranks: Box<dyn Collective> = match gpu {
-        Some(gpu) => Box::new(Nccl::join(watch, gpu, time)?),
-        None => Box::new(Gloo::join(watch, &env.host, env.port, &bind, time)?),
+        Some(gpu) => Box::new(Nccl::join(watch, gpu, left())?),
+        None => Box::new(Gloo::join(watch, &env.host, env.port, &bind, left())?),
     };
     // Nobody goes on, and perhaps ends, while another still connects.
-    ranks.barrier(&Operation { name: "meeting", step: 0, deadline: time })?;
+    ranks.barrier(&Operation { name: "meeting", step: 0, deadline: left() })?;
     Ok(ranks)
+}
+
+/// The error of a process that was asked to stop before it had anything to save.
+fn stopped() -> Error {
+    Error::new(Exit::PeerLost, "stopped on request, while the ranks were meeting")
 }

@@ -308,18 +308,24 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to `host`, trying again with growing pauses until `deadline`: names and servers come up late.
-    /// No answer may take longer than `patience`.
+    /// Connects to `host`, trying again with growing pauses until `deadline`, or until the process is asked to stop: names
+    /// and servers come up late. No answer may take longer than `patience`.
     ///
     /// # Errors
-    /// The last failure before the deadline.
-    pub fn connect(host: &str, port: u16, deadline: Instant, patience: Duration) -> io::Result<Self> {
+    /// The last failure before the end.
+    pub fn connect(
+        host: &str,
+        port: u16,
+        deadline: Instant,
+        patience: Duration,
+        asked_to_stop: &dyn Fn() -> bool,
+    ) -> io::Result<Self> {
         let mut pause = Duration::from_millis(20);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match Self::try_connect(host, port, left.clamp(LOOK_EVERY, Duration::from_secs(10)), patience) {
                 Ok(client) => return Ok(client),
-                Err(error) if left <= pause => return Err(error),
+                Err(error) if left <= pause || asked_to_stop() => return Err(error),
                 Err(_) => std::thread::sleep(pause),
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -410,7 +416,7 @@ mod tests {
 
     fn client(server: &Server) -> Client {
         let soon = Instant::now() + Duration::from_secs(20);
-        Client::connect("127.0.0.1", server.port(), soon, Duration::from_secs(20)).expect("connects")
+        Client::connect("127.0.0.1", server.port(), soon, Duration::from_secs(20), &|| false).expect("connects")
     }
 
     #[test]
@@ -500,10 +506,10 @@ mod tests {
             Server::start(port)
         });
         let soon = Instant::now() + Duration::from_secs(20);
-        let found = Client::connect("localhost", port, soon, Duration::from_secs(20));
+        let found = Client::connect("localhost", port, soon, Duration::from_secs(20), &|| false);
         assert!(late.join().expect("ends").is_ok());
         assert!(found.is_ok());
         let now = Instant::now() + Duration::from_millis(50);
-        assert!(Client::connect("host.invalid", port, now, Duration::from_secs(1)).is_err());
+        assert!(Client::connect("host.invalid", port, now, Duration::from_secs(1), &|| false).is_err());
     }
 }

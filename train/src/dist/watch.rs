@@ -187,7 +187,11 @@ impl Watch {
         }
         let named = after.iter().find_map(|sight| sight.gone.as_deref()?.strip_prefix(MISSING));
         if let Some(names) = named {
-            return Ok((names.split(',').filter_map(|name| name.parse().ok()).collect(), String::new()));
+            let missing = names.split(',').filter_map(|name| name.parse().ok());
+            // Others may have missed this rank, which runs.
+            let missing: Vec<usize> = missing.filter(|&rank| rank != self.rank).collect();
+            let why = if missing.is_empty() { "another rank gave up waiting for this one" } else { "" };
+            return Ok((missing, why.to_owned()));
         }
         let behind: Vec<usize> = (0..self.world).filter(|rank| after[*rank].entered < self.entered).collect();
         if behind.is_empty() {

@@ -74,7 +74,7 @@ pub fn read(bytes: &[u8], name: &str) -> Result<Parameters> {
     else {
         return Err(source.bad(format!("V {vocabulary}, D {width}, L {layers}")));
     };
-    let shape = Shape::new(layers, width, vocabulary)?;
+    let shape = Shape::new(layers, width, vocabulary).map_err(|e| source.bad(e.to_string()))?;
     let mut found = Parameters::new();
     while !source.bytes.is_empty() {
         let (key, tensor) = source.tensor()?;
@@ -97,7 +97,10 @@ pub fn read(bytes: &[u8], name: &str) -> Result<Parameters> {
     for (key, size) in shape.parameters() {
         match found.find(&key) {
             None if unused(&key) => parameters.insert(key, zeros(&size)),
-            _ => parameters.insert(key.clone(), found.get(&key)?.shallow_clone()),
+            _ => {
+                let tensor = found.get(&key).map_err(|e| Error::mismatch(format!("in `{name}`")).because(e))?;
+                parameters.insert(key.clone(), tensor.shallow_clone());
+            }
         }
     }
     if let Some((key, _)) = found.iter().find(|(key, _)| parameters.find(key).is_none()) {

@@ -8,6 +8,7 @@ pub mod safetensors;
 pub mod state;
 mod zip;
 
+use std::io::Write;
 use std::path::Path;
 
 use midi_ingest::job::exit::{Error, Result, at_path};
@@ -65,7 +66,17 @@ pub fn write(path: &Path, tensors: &Parameters, kind: Option<Kind>) -> Result<()
             if other == Format::Pth { pth::write(&cast)? } else { safetensors::write(&cast, &[])? }
         }
     };
-    fs_err::write(path, bytes).map_err(at_path("write", path))
+    replace(path, &bytes).map_err(at_path("write", path))
+}
+
+/// Writes the whole file before it stands at `path`: what stood there stays if this does not end.
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".part");
+    let mut file = fs_err::File::create(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs_err::rename(&beside, path)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -77,7 +77,7 @@ fn fits(view: &View, length: usize) -> Option<usize> {
 /// The bytes of a file with `tensors`, which `torch.load(…, weights_only=True)` reads as a dictionary.
 ///
 /// # Errors
-/// A kind of number that is not written here, a bug; or a file of 4 GiB or more (78).
+/// A kind of number that is not written here, or a file of 4 GiB or more (78).
 pub fn write(tensors: &Parameters) -> Result<Vec<u8>> {
     let mut program = b"\x80\x02}(".to_vec();
     let mut entries = Vec::new();
@@ -86,7 +86,10 @@ pub fn write(tensors: &Parameters) -> Result<Vec<u8>> {
             Kind::Float => "FloatStorage",
             Kind::Half => "HalfStorage",
             Kind::BFloat16 => "BFloat16Storage",
-            other => return Err(Error::bug(format!("`{name}` is {other:?}, which is not written"))),
+            other => {
+                return Err(Error::mismatch(format!("`{name}` is {other:?}, which is not written to .pth here"))
+                    .hint("say the numbers: `--dtype fp32`"));
+            }
         };
         let tensor = tensor.detach().contiguous();
         text(&mut program, name);

@@ -32,12 +32,12 @@ pub fn read(bytes: &[u8], name: &str) -> Result<(Parameters, HashMap<String, Str
 /// The bytes of a file with `tensors` and `metadata`; the same input gives the same bytes.
 ///
 /// # Errors
-/// A kind of number that is not written here, or a bug.
+/// A kind of number that is not written here: exit code 78.
 pub fn write(tensors: &Parameters, metadata: &[(&str, String)]) -> Result<Vec<u8>> {
     let mut parts = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors.iter() {
         let dtype = dtype_of(tensor.kind())
-            .ok_or_else(|| Error::bug(format!("`{name}` is {:?}, which is not written", tensor.kind())))?;
+            .ok_or_else(|| Error::mismatch(format!("`{name}` is {:?}, which is not written here", tensor.kind())))?;
         let shape: Vec<usize> = tensor.size().into_iter().map(|n| n as usize).collect();
         let mut data = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
         tensor.detach().f_copy_data_u8(&mut data, tensor.numel()).map_err(fault::torch)?;

@@ -44,7 +44,7 @@ pub fn read(bytes: &[u8], name: &str, layers: Option<usize>) -> Result<Parameter
             .hint("say it: `--layers L`"));
     };
     // L layers of D + D + 64·D numbers.
-    let of_width = layers * (2 + HEAD) * NUMBER;
+    let of_width = layers.saturating_mul((2 + HEAD) * NUMBER);
     let width = bytes.len() / of_width;
     if bytes.is_empty() || !bytes.len().is_multiple_of(of_width) || !width.is_multiple_of(HEAD) {
         return Err(Error::data(format!(

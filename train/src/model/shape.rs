@@ -32,12 +32,16 @@ pub struct LowRank {
     pub g: usize,
 }
 
+/// Bounds far above any network of today, so that a wrong number is an error and does not take all memory.
+const MOST_LAYERS: usize = 1024;
+const MOST_WIDTH: usize = 1 << 16;
+
 impl Shape {
     /// The shape, after checking that such a network exists.
     ///
     /// # Errors
     /// The width is no multiple of 64, there are fewer than two layers (the first values divide by
-    /// L − 1), or there is no token: exit code 78.
+    /// L − 1) or too many, or there is no token: exit code 78.
     pub fn new(layers: usize, width: usize, vocabulary: usize) -> Result<Self> {
         if width == 0 || !width.is_multiple_of(HEAD) {
             let near = width.div_ceil(HEAD).max(1) * HEAD;
@@ -46,6 +50,12 @@ impl Shape {
         }
         if layers < 2 {
             return Err(Error::mismatch(format!("`layers` is {layers}; RWKV-7 needs at least 2")));
+        }
+        if layers > MOST_LAYERS || width > MOST_WIDTH {
+            return Err(Error::mismatch(format!(
+                "a network of {layers} layers of width {width} is larger than any that is known here"
+            ))
+            .hint(format!("the most are {MOST_LAYERS} and {MOST_WIDTH}")));
         }
         if vocabulary == 0 {
             return Err(Error::mismatch("the vocabulary is empty"));

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use midi_ingest::job::exit::{Error, Result};
 use prometheus_client::encoding::text::encode;
@@ -133,8 +133,11 @@ fn answer(mut client: TcpStream, registry: &Registry) -> std::io::Result<()> {
     client.set_write_timeout(Some(PATIENCE))?;
     let mut question = Vec::new();
     let mut piece = [0; 1024];
-    // The head ends with an empty line; a body is of no interest.
-    while question.len() < QUESTION && !question.windows(4).any(|four| four == b"\r\n\r\n") {
+    // The head ends with an empty line; a body is of no interest. However slowly it comes, the end of training does not
+    // wait for it.
+    let until = Instant::now() + PATIENCE;
+    let is_whole = |question: &[u8]| question.windows(4).any(|four| four == b"\r\n\r\n");
+    while question.len() < QUESTION && !is_whole(&question) && Instant::now() < until {
         match client.read(&mut piece)? {
             0 => break,
             count => question.extend_from_slice(&piece[..count]),
