@@ -337,6 +337,9 @@ mod tests {
         ] {
             assert_ne!(key(&[other]), base, "{other}");
         }
+        // This rule weighs what is together in a micro-batch.
+        let seed = "train.m.optimizer.scaling=\"per-micro-batch\"";
+        assert_ne!(key(&[seed]), key(&[seed, "train.m.micro-batch=2"]));
     }
 
     #[test]
@@ -360,10 +363,14 @@ mod tests {
             ("train.m.optimizer.beta1=1.0", "optimizer.beta1"),
             ("train.m.model.width=65", "width"),
             ("train.m.early-stop.patience=0", "early-stop.patience"),
+            ("train.m.optimizer.epsilon=1e-50", "optimizer.epsilon"),
+            ("train.m.dist.first-timeout-seconds=9223372036854775807", "dist.first-timeout-seconds"),
         ] {
             let error = plan(&[set]).expect_err(set);
             assert_eq!(error.exit(), Exit::Mismatch);
             assert!(error.to_string().contains(&format!("`train.m`: `{key}` is")), "{error}");
         }
+        let error = plan(&["train.m.model.layers=50000000"]).expect_err("takes all memory");
+        assert!(error.to_string().contains("50000000 layers"), "{error}");
     }
 }

@@ -11,7 +11,7 @@ use midi_ingest::shard::{
 };
 use midi_ingest::store::Store;
 use midi_train::checkpoint::Checkpoints;
-use midi_train::dist::store::Server;
+use midi_train::dist::store::{Client, Server};
 use midi_train::metrics::Line;
 
 /// A folder with a data set and an experiment.
@@ -95,18 +95,19 @@ fn free_port() -> u16 {
 
 /// Starts `world` ranks by hand, with the store of `server`, or of rank 0 on `port`.
 fn start(folder: &Path, world: usize, port: u16, served: bool, sets: &[&str]) -> Vec<Rank> {
-    let rank = |rank: usize| {
-        let log = folder.join(format!("rank-{rank}.log"));
-        let mut command = command(folder, sets);
-        command.env("RANK", rank.to_string()).env("WORLD_SIZE", world.to_string());
-        command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
-        if served {
-            command.env("TORCHELASTIC_USE_AGENT_STORE", "True");
-        }
-        let child = command.stderr(fs_err::File::create(&log).expect("log").into_file()).spawn().expect("starts");
-        Rank { child, log }
-    };
-    (0..world).map(rank).collect()
+    (0..world).map(|rank| start_rank(folder, rank, world, port, served, sets)).collect()
+}
+
+fn start_rank(folder: &Path, rank: usize, world: usize, port: u16, served: bool, sets: &[&str]) -> Rank {
+    let log = folder.join(format!("rank-{rank}.log"));
+    let mut command = command(folder, sets);
+    command.env("RANK", rank.to_string()).env("WORLD_SIZE", world.to_string());
+    command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+    if served {
+        command.env("TORCHELASTIC_USE_AGENT_STORE", "True");
+    }
+    let child = command.stderr(fs_err::File::create(&log).expect("log").into_file()).spawn().expect("starts");
+    Rank { child, log }
 }
 
 /// Runs `world` ranks to their end; all must end with `code`. Returns what they said.
@@ -204,6 +205,33 @@ fn a_signal_to_one_rank_stops_both_and_the_run_goes_on() {
     assert!(stopped.last().is_some_and(|step| *step < 60), "{stopped:?}");
     run(folder.path(), 2, 0, &sets);
     assert_eq!(steps(folder.path()).last(), Some(&60));
+}
+
+#[test]
+fn ranks_that_would_ask_for_other_things_do_not_begin() {
+    let folder = folder();
+    let server = Server::local().expect("serves");
+    let sets = ["train.small.valid-every-steps=4", "train.small.valid-every-steps=3"];
+    let start = |rank: usize| start_rank(folder.path(), rank, 2, server.port(), true, &sets[rank..=rank]);
+    let ends: Vec<_> = [start(0), start(1)].iter_mut().map(Rank::end).collect();
+    assert!(ends.iter().all(|end| end.0 == Some(78)) && ends[1].1.contains("another configuration"), "{ends:?}");
+}
+
+#[test]
+fn a_signal_ends_a_rank_that_waits_for_others() {
+    let folder = folder();
+    let server = Server::local().expect("serves");
+    let mut rank = start_rank(folder.path(), 0, 2, server.port(), true, &[]);
+    let soon = Instant::now() + Duration::from_secs(60);
+    let mut store =
+        Client::connect("127.0.0.1", server.port(), soon, Duration::from_secs(20), &|| false).expect("connects");
+    while store.get("midi-train/0/joined/0").expect("answers").is_none() {
+        assert!(Instant::now() < soon, "the rank does not come");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    rank.signal("TERM");
+    let (code, text) = rank.end();
+    assert!(code == Some(10) && text.contains("stopped on request"), "{code:?} {text}");
 }
 
 /// What one process alone leaves in the file `name` when it diverges.

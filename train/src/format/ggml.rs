@@ -238,6 +238,11 @@ mod tests {
             let error = read(&bytes[..cut], "x.bin").expect_err("cut");
             assert!([Exit::BadData, Exit::Mismatch].contains(&error.exit()), "{error}");
         }
+        // A head that claims more layers than there is memory for, and nothing after it.
+        let mut claims = bytes[..24].to_vec();
+        claims[16..20].copy_from_slice(&((1u32 << 24) - 1).to_le_bytes());
+        let error = read(&claims, "x.bin").expect_err("claims");
+        assert!(error.exit() == Exit::BadData && error.to_string().contains("x.bin"), "{error}");
         let half = write(&parameters, true).expect("writes");
         assert_eq!(write(&read(&half, "x").expect("reads"), true).expect("writes"), half);
     }

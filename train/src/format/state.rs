@@ -100,6 +100,7 @@ mod tests {
         let exit = |bytes: &[u8], layers| read(bytes, "x.state", layers).expect_err("is refused").exit();
         assert_eq!(exit(&bytes, None), Exit::Mismatch);
         assert_eq!(exit(&bytes, Some(3)), Exit::BadData);
+        assert_eq!(exit(&bytes, Some(1 << 62)), Exit::BadData);
         assert_eq!(exit(&bytes[..bytes.len() - 4], Some(2)), Exit::BadData);
         assert_eq!(exit(&[], Some(2)), Exit::BadData);
         let mut after_tokens = bytes;
