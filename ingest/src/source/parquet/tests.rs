@@ -5,6 +5,7 @@ use ::parquet::basic::{Compression, ZstdLevel};
 use super::*;
 use crate::job::exit::Exit;
 use crate::source::tests::conformance_of_units;
+use crate::support::http::{Response, Server};
 use crate::support::hub::{self, FakeHub};
 #[path = "../../../tests/support/tables.rs"]
 mod tables;
@@ -130,6 +131,25 @@ fn of_a_data_set_on_the_hub_only_the_columns_that_count_are_read() {
     let local = open(folder.path().join("v").to_str().expect("utf-8"), &columns()).expect("opens");
     assert_eq!(local.fingerprint(), source.fingerprint(), "a copy is the same input");
     assert_eq!(files(&local).expect("reads"), files(&source).expect("reads"));
+}
+
+#[test]
+fn a_file_on_a_web_server_is_read_in_ranges_and_one_with_a_query_is_refused_by_name() {
+    let bytes = table("own", &[&[("a", Some(vec![1; 50]))], &[("b", Some(vec![2; 60]))]], Compression::SNAPPY);
+    let served = bytes.clone();
+    let server = Server::start(move |request| match request.path() {
+        "/music/x.parquet" => Response::ranged(request, &served),
+        _ => Response::new(404, ""),
+    });
+    let uri = format!("{}/music/x.parquet", server.url());
+    let found = files(&open(&uri, &columns()).expect("opens")).expect("reads");
+    assert_eq!(found.iter().map(|file| file.path.as_str()).collect::<Vec<_>>(), ["x.parquet/a", "x.parquet/b"]);
+    let asked = server.seen();
+    assert!(asked.iter().all(|request| request.method == "HEAD" || request.header("range").is_some()));
+    let error = open(&format!("{uri}?sig=secret"), &columns()).expect_err("refused");
+    assert_eq!(error.exit(), Exit::Mismatch, "{error}");
+    assert!(error.to_string().contains("has a query") && !error.to_string().contains("secret"), "{error}");
+    assert_eq!(server.seen().len(), asked.len(), "it is not asked for");
 }
 
 #[test]
