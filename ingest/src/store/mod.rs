@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use object_store::path::Path as ObjectPath;
+use object_store::path::{Path as ObjectPath, PathPart};
 use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
@@ -137,8 +137,10 @@ impl Store {
         self.local.as_ref().map(|root| root.join(name))
     }
 
+    /// The place of `name`, whose parts are taken as they are written; what cannot be a part, such as `..`, is encoded.
     fn at(&self, name: &str) -> ObjectPath {
-        name.split('/').filter(|part| !part.is_empty()).fold(self.prefix.clone(), |path, part| path.join(part))
+        let part = |part| PathPart::parse(part).unwrap_or_else(|_| PathPart::from(part));
+        name.split('/').filter(|text| !text.is_empty()).fold(self.prefix.clone(), |path, text| path.join(part(text)))
     }
 
     /// The client for so many bytes.
@@ -476,6 +478,26 @@ mod tests {
         fs_err::remove_file(folder.path().join("a/b.bin")).expect("removes");
         let error = store.range(&entry, 0..1).expect_err("gone");
         assert!(error.exit() == Exit::BadData && error.to_string().contains("gone"), "{error}");
+    }
+
+    #[test]
+    fn any_name_of_a_file_is_that_of_its_object() {
+        let (folder, store) = store();
+        for name in ["ä.bin", "a~b#c%20.bin", "what?.bin", "[1]*.bin", "a b/{c}.bin"] {
+            let path = folder.path().join(name);
+            fs_err::create_dir_all(path.parent().expect("a parent")).expect("makes");
+            fs_err::write(&path, name).expect("writes");
+            let entry = store.entry(name).expect("looks").unwrap_or_else(|| panic!("`{name}` is there"));
+            assert_eq!(entry.name, name);
+            assert_eq!(store.range(&entry, 0..entry.bytes).expect("reads"), name);
+            assert!(store.entries("").expect("lists").contains(&entry), "{name}");
+            fs_err::remove_file(&path).expect("removes");
+            store.put(name, vec![7]).expect("puts");
+            assert_eq!(fs_err::read(&path).expect("is there"), [7], "{name}");
+        }
+        let inside = store.local_path("").expect("is local");
+        let inner = Store::open(&format!("{}/a b", inside.display())).expect("opens");
+        assert_eq!(inner.get("../ä.bin").expect("looks"), None, "no name leads out of the folder");
     }
 
     #[test]

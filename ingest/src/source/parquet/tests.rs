@@ -153,6 +153,16 @@ fn a_file_on_a_web_server_is_read_in_ranges_and_one_with_a_query_is_refused_by_n
 }
 
 #[test]
+fn a_file_may_be_called_anything() {
+    let folder = tempfile::tempdir().expect("folder");
+    for name in ["ä~b.parquet", "a#b%c.parquet", "[1]*?.parquet"] {
+        let uri = write(&folder, name, &table("own", &[&[("a", Some(vec![1]))]], Compression::SNAPPY));
+        let found = files(&open(&uri, &columns()).expect("opens")).expect("reads");
+        assert_eq!(found[0].path, format!("{name}/a"));
+    }
+}
+
+#[test]
 fn columns_are_named_clearly_and_must_fit() {
     let folder = tempfile::tempdir().expect("folder");
     let uri = write(&folder, "a.parquet", &table("gigamidi-v2.0.0", &[&[("a", Some(vec![1]))]], Compression::SNAPPY));
