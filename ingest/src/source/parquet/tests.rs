@@ -1,6 +1,7 @@
 //! Parquet files made on the spot, as files, folders, patterns and data sets of the hub; whole, strange and broken.
 
 use ::parquet::basic::{Compression, ZstdLevel};
+use ::parquet::file::metadata::ParquetMetaDataWriter;
 
 use super::*;
 use crate::job::exit::Exit;
@@ -159,6 +160,23 @@ fn a_file_may_be_called_anything() {
         let uri = write(&folder, name, &table("own", &[&[("a", Some(vec![1]))]], Compression::SNAPPY));
         let found = files(&open(&uri, &columns()).expect("opens")).expect("reads");
         assert_eq!(found[0].path, format!("{name}/a"));
+    }
+}
+
+#[test]
+fn a_row_group_that_claims_more_rows_than_can_be_is_corrupt() {
+    let folder = tempfile::tempdir().expect("folder");
+    let bytes = table("own", &[&[("a", Some(vec![1; 50]))]], Compression::SNAPPY);
+    let read = ParquetMetaDataReader::new().parse_and_finish(&Bytes::from(bytes.clone())).expect("metadata");
+    for rows in [(MAX_ROWS as i64) + 1, 1 << 58, i64::MAX, -1] {
+        let group = read.row_group(0).clone().into_builder().set_num_rows(rows).build().expect("a row group");
+        let claims = read.clone().into_builder().set_row_groups(vec![group]).build();
+        let mut lying = bytes.clone();
+        ParquetMetaDataWriter::new(&mut lying, &claims).finish().expect("writes");
+        let uri = write(&folder, "x.parquet", &lying);
+        let error = open(&uri, &columns()).expect_err("refused");
+        assert_eq!(error.exit(), Exit::BadData, "{error}");
+        assert!(error.to_string().contains("a row group"), "{error}");
     }
 }
 
