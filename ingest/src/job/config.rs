@@ -60,6 +60,9 @@ impl Experiment {
         for set in sets {
             apply(&mut table, set)?;
         }
+        if table.get("train").is_some_and(|train| !train.is_table()) {
+            return Err(Error::mismatch("`train` must hold one table a model, `[train.NAME]`"));
+        }
         for key in table.keys() {
             if !KEYS.contains(&key.as_str()) {
                 return Err(unknown(key, "the experiment", &KEYS));
@@ -244,6 +247,15 @@ mod tests {
         let error = parse("[eval]\ntop-j = 3\n", &[]).expect("parses").section::<Stage>("eval").expect_err("typo");
         assert!(error.to_string().contains("`eval`: unknown field `top-j`"), "{error}");
         assert!(error.to_string().ends_with("hint: did you mean `top-k`?"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_table_of_models_is_refused() {
+        for text in ["train = 3\n", "[[train]]\nsteps = 1\n"] {
+            let error = parse(text, &[]).expect_err("refused");
+            assert!(error.to_string().contains("`[train.NAME]`"), "{error}");
+        }
+        assert_eq!(parse("[train]\n", &[]).expect("parses").names("train"), [""; 0]);
     }
 
     #[test]
