@@ -306,7 +306,7 @@ impl<'a> Ingest<'a> {
         progress: &Progress,
         shutdown: &Shutdown,
     ) -> Result<()> {
-        let mut songs: Vec<Song> = Vec::with_capacity(unit.files);
+        let mut songs: Vec<Song> = Vec::with_capacity(unit.files.min(4096));
         let mut samples: BTreeMap<Split, Vec<Sample>> = BTreeMap::new();
         let mut counts = Counts::default();
         for batch in batches(self.source.as_ref(), unit)? {

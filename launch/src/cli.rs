@@ -106,7 +106,7 @@ pub struct RenderArgs {
     /// The container image; `midi-rwkv` with this program's version if left out
     #[arg(long, value_name = "REF")]
     pub image: Option<String>,
-    /// Pods of ingest, and of generation and scoring
+    /// Pods of ingest, and of generation and scoring, each with its share of the models
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub workers: u32,
     /// Nodes that train one model

@@ -91,15 +91,6 @@ fn eval(store: &Store) -> Result<Committed> {
     Ok(if parts == 0 { Committed::Nothing } else { Committed::Partly(format!("{parts} result files")) })
 }
 
-/// The local folder that `uri` names: a plain path or a `file` URL; `None` for the URL of a store.
-pub(crate) fn local_folder(uri: &str) -> Option<&str> {
-    match uri.split_once("://") {
-        None => Some(uri),
-        Some(("file", path)) => Some(path),
-        Some(_) => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

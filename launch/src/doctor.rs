@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use midi_eval::config::EvalModel;
 use midi_ingest::config::{IngestConfig, SourceConfig, TokenizerConfig};
 use midi_ingest::job::exit::{Error, Exit, Result};
-use midi_ingest::store::Store;
+use midi_ingest::store::{Store, local_path_of};
 
-use crate::committed::local_folder;
 use crate::experiment::Experiment;
 use crate::machine::{self, Machine};
 
@@ -73,7 +73,7 @@ pub fn examine(
     checks.push(Check::fine("cores", machine::cores().to_string()));
     checks.push(memory());
     let out = experiment.and_then(|read| read.as_ref().ok()).map(|experiment| experiment.out.as_str());
-    checks.push(disk(Path::new(out.and_then(local_folder).unwrap_or("."))));
+    checks.push(disk(&out.and_then(local_path_of).unwrap_or_else(|| PathBuf::from("."))));
     checks.push(gpu());
     checks.push(token(machine));
     match experiment {
@@ -81,6 +81,7 @@ pub fn examine(
             checks.push(Check::fine("experiment", format!("`{}` is understood", experiment.name)));
             checks.extend(experiment.ingest.as_ref().map(source));
             checks.extend(experiment.ingest.as_ref().and_then(tokenizer));
+            checks.extend(weights(experiment));
         }
         Some(Err(error)) => checks.push(Check::failed("experiment", error)),
         None => {}
@@ -209,10 +210,10 @@ fn gpu() -> Check {
     }
 }
 
-/// Whether the token is set. Its value is shown nowhere.
+/// Whether there is a token. Its value is shown nowhere.
 fn token(machine: &Machine) -> Check {
-    if machine.variable("HF_TOKEN").is_some() {
-        return Check::fine("HF_TOKEN", "set");
+    if machine.token {
+        return Check::fine("HF_TOKEN", "set, or left by a login");
     }
     let advice = "nothing, unless the data set is gated: accept its terms on its page and set HF_TOKEN";
     Check::new("HF_TOKEN", State::Note, "not set", advice)
@@ -223,13 +224,13 @@ fn source(ingest: &IngestConfig) -> Check {
         SourceConfig::Synth { songs } => return Check::fine("source", format!("built-in composer, {songs} songs")),
         SourceConfig::Folder { uri } | SourceConfig::Archive { uri } | SourceConfig::Parquet { uri, .. } => uri,
     };
-    match local_folder(uri) {
-        // What a pattern matches is known when ingest opens it.
-        Some(path) if path.contains('*') && !Path::new(path).exists() => {
-            Check::fine("source", format!("{uri} (looked up when ingest runs)"))
-        }
+    // An archive is one file, and takes no pattern.
+    let pattern = !matches!(ingest.source, SourceConfig::Archive { .. }) && uri.contains(['*', '?', '[']);
+    match local_path_of(uri) {
         None => Check::fine("source", format!("{uri} (fetched when ingest runs)")),
-        Some(path) if Path::new(path).exists() => Check::fine("source", uri),
+        Some(path) if path.exists() => Check::fine("source", uri),
+        // What a pattern matches is known when ingest opens it.
+        Some(_) if pattern => Check::fine("source", format!("{uri} (looked up when ingest runs)")),
         Some(_) => Check::new(
             "source",
             State::Missing,
@@ -249,6 +250,24 @@ fn tokenizer(ingest: &IngestConfig) -> Option<Check> {
     })
 }
 
+/// The models from elsewhere that are tuned or evaluated, where they are local: folders of checkpoints, or files.
+fn weights(experiment: &Experiment) -> Vec<Check> {
+    let bases = experiment.bases().map(|(model, base)| (format!("base of {model}"), base));
+    let models = experiment.eval.iter().flat_map(|eval| &eval.models).filter_map(|model| match model {
+        EvalModel::Checkpoint { name, path } => Some((format!("model {name}"), path.as_str())),
+        _ => None,
+    });
+    let check = |(what, path): (String, &str)| {
+        let local = local_path_of(path)?;
+        let advice = "give the path of a checkpoint or of a file of weights, or the name of a `[train.NAME]`";
+        Some(match local.exists() {
+            true => Check::fine(what, path),
+            false => Check::new(what, State::Missing, format!("`{path}` is not there"), advice),
+        })
+    };
+    bases.chain(models).filter_map(check).collect()
+}
+
 /// Whether the store at `uri` creates an object only if there is none, which every commit relies on.
 fn probe(uri: &str) -> Check {
     match try_probe(uri) {
@@ -265,8 +284,8 @@ fn probe(uri: &str) -> Check {
 
 fn try_probe(uri: &str) -> Result<bool> {
     // Opening a local folder makes it; what was not there before the probe is not there after it.
-    let absent: Vec<PathBuf> = local_folder(uri)
-        .map(|folder| Path::new(folder).ancestors().take_while(|path| !path.exists()).map(Path::to_owned).collect())
+    let absent: Vec<PathBuf> = local_path_of(uri)
+        .map(|folder| folder.ancestors().take_while(|path| !path.exists()).map(Path::to_owned).collect())
         .unwrap_or_default();
     let refuses = Store::open(uri)?.refuses_a_second_create();
     for folder in absent.iter().filter(|folder| folder.is_dir()) {
@@ -287,7 +306,7 @@ mod tests {
     use super::*;
 
     /// A machine with the three programs of `version`, or with none, and a libtorch folder that is not whole.
-    fn machine(folder: &Path, version: Option<&str>, variables: &[(&str, &str)]) -> Machine {
+    fn machine(folder: &Path, version: Option<&str>) -> Machine {
         for name in ["midi-ingest", "midi-train", "midi-eval"] {
             let Some(version) = version else { continue };
             let source = folder.join(format!("{name}.sh"));
@@ -297,9 +316,9 @@ mod tests {
             let installed = Command::new("install").args(command).arg(&source).arg(folder.join(name)).status();
             assert!(installed.expect("install starts").success(), "{name}");
         }
-        let libtorch = [("LIBTORCH", folder.to_str().expect("utf-8"))];
-        let pairs = libtorch.iter().chain(variables).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Machine { folder: Some(folder.to_owned()), search: Vec::new(), variables: BTreeMap::from_iter(pairs) }
+        let libtorch = ("LIBTORCH".to_owned(), folder.to_str().expect("utf-8").to_owned());
+        let variables = BTreeMap::from([libtorch]);
+        Machine { folder: Some(folder.to_owned()), variables, ..Machine::default() }
     }
 
     fn find<'a>(checks: &'a [Check], what: &str) -> &'a Check {
@@ -309,7 +328,7 @@ mod tests {
     #[test]
     fn a_bare_machine_lacks_programs_and_libtorch_and_every_trouble_has_advice() {
         let folder = tempfile::tempdir().expect("folder");
-        let checks = examine(&machine(folder.path(), None, &[]), "0.1.0", None, None);
+        let checks = examine(&machine(folder.path(), None), "0.1.0", None, None);
         for what in ["midi-ingest", "midi-train", "midi-eval", "libtorch"] {
             assert_eq!(find(&checks, what).state, State::Missing, "{what}");
         }
@@ -322,11 +341,11 @@ mod tests {
     #[test]
     fn programs_of_another_version_are_named() {
         let folder = tempfile::tempdir().expect("folder");
-        let checks = examine(&machine(folder.path(), Some("0.1.0"), &[]), "0.1.0", None, None);
+        let checks = examine(&machine(folder.path(), Some("0.1.0")), "0.1.0", None, None);
         assert_eq!(find(&checks, "midi-eval").state, State::Fine);
         assert_eq!(find(&checks, "libtorch").state, State::Note, "midi-train starts, so it found its libtorch");
         verdict(&checks).expect("nothing required is missing");
-        let checks = examine(&machine(folder.path(), Some("0.0.9"), &[]), "0.1.0", None, None);
+        let checks = examine(&machine(folder.path(), Some("0.0.9")), "0.1.0", None, None);
         assert!(find(&checks, "midi-eval").found.contains("says `midi-eval 0.0.9`"));
         assert_eq!(verdict(&checks).expect_err("another version").exit(), Exit::Mismatch);
     }
@@ -334,7 +353,7 @@ mod tests {
     #[test]
     fn libtorch_must_be_whole_and_of_the_right_version() {
         let folder = tempfile::tempdir().expect("folder");
-        let machine = machine(folder.path(), None, &[]);
+        let machine = machine(folder.path(), None);
         let at = |name: &str| folder.path().join(name);
         fs_err::write(at("build-version"), "2.10.0\n").expect("writes");
         assert!(libtorch(&machine, true).found.contains("which is not 2.11.0"));
@@ -345,13 +364,51 @@ mod tests {
         assert_eq!(libtorch(&machine, false).state, State::Fine);
     }
 
+    fn experiment(text: &str) -> Experiment {
+        let file = midi_ingest::job::Experiment::parse("x.toml".as_ref(), text, &[]).expect("parses");
+        Experiment::typed(&file).expect("types")
+    }
+
     #[test]
-    fn a_token_is_never_shown() {
+    fn a_pattern_is_looked_up_later_and_an_archive_is_a_file() {
         let folder = tempfile::tempdir().expect("folder");
-        let machine = machine(folder.path(), None, &[("HF_TOKEN", "hf_very_secret")]);
-        let text = table(&examine(&machine, "0.1.0", None, None));
-        assert!(text.contains("HF_TOKEN     set"), "{text}");
-        assert!(!text.contains("hf_very_secret"), "{text}");
+        let state = |kind: &str, name: &str| {
+            let uri = folder.path().join(name);
+            let text = format!(
+                "[ingest]\nsource = {{ kind = '{kind}', uri = '{}' }}\n\
+                 tokenizer = {{ kind = 'learn', vocabulary = 600 }}\n",
+                uri.display()
+            );
+            source(experiment(&text).ingest.as_ref().expect("an ingest")).state
+        };
+        fs_err::write(folder.path().join("[a].tar"), "").expect("writes");
+        for pattern in ["*.mid", "song?.mid", "[ab]/x.mid"] {
+            assert_eq!(state("folder", pattern), State::Fine, "{pattern}");
+        }
+        assert_eq!(state("folder", "absent"), State::Missing);
+        assert_eq!((state("archive", "[a].tar"), state("archive", "?.tar")), (State::Fine, State::Missing));
+    }
+
+    #[test]
+    fn weights_from_elsewhere_must_be_there() {
+        let folder = tempfile::tempdir().expect("folder");
+        let there = folder.path().join("there.pth");
+        fs_err::write(&there, "").expect("writes");
+        let text = format!(
+            "[train.a]\nmodel = {{ layers = 1, width = 64 }}\nsteps = 1\nmode = 'full'\nbase = '{}'\n\
+             [train.b]\nmodel = {{ layers = 1, width = 64 }}\nsteps = 1\nmode = 'full'\nbase = 'a'\n\
+             [train.c]\nmodel = {{ layers = 1, width = 64 }}\nsteps = 1\nmode = 'full'\nbase = 'no/such.pth'\n\
+             [eval]\nmodels = [{{ kind = 'checkpoint', name = 'far', path = 's3://bucket/x' }}, \
+             {{ kind = 'checkpoint', name = 'near', path = 'no/such/folder' }}]\n",
+            there.display()
+        );
+        let checks = weights(&experiment(&text));
+        let seen: Vec<(&str, State)> = checks.iter().map(|check| (check.what.as_str(), check.state)).collect();
+        assert_eq!(
+            seen,
+            [("base of a", State::Fine), ("base of c", State::Missing), ("model near", State::Missing)],
+            "neither a model of the file nor what lies elsewhere is looked for"
+        );
     }
 
     #[test]
@@ -370,7 +427,7 @@ mod tests {
     fn a_bad_experiment_is_a_line_of_the_table() {
         let folder = tempfile::tempdir().expect("folder");
         let bad = Err(Error::mismatch("in `x.toml`: unknown key `evall`").hint("did you mean `eval`?"));
-        let checks = examine(&machine(folder.path(), None, &[]), "0.1.0", Some(&bad), None);
+        let checks = examine(&machine(folder.path(), None), "0.1.0", Some(&bad), None);
         assert_eq!(
             find(&checks, "experiment"),
             &Check::new("experiment", State::Missing, "in `x.toml`: unknown key `evall`", "did you mean `eval`?")

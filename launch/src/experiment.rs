@@ -53,6 +53,12 @@ impl Experiment {
         Ok(ordered)
     }
 
+    /// The models that are trained from weights which the experiment does not make, and where those are: paths or URLs.
+    pub fn bases(&self) -> impl Iterator<Item = (&str, &str)> {
+        let bases = self.train.iter().filter_map(|(model, train)| Some((model.as_str(), train.base.as_deref()?)));
+        bases.filter(|(_, base)| !self.train.contains_key(*base))
+    }
+
     /// Reads the file at `path`, applies `sets` and types every table.
     ///
     /// # Errors

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use midi_ingest::store::Access;
+
 /// What the launcher knows of the machine it runs on.
 #[derive(Clone, Debug, Default)]
 pub struct Machine {
@@ -15,11 +17,13 @@ pub struct Machine {
     pub search: Vec<PathBuf>,
     /// The environment variables that [`Machine::NAMES`] lists, as far as they are set and not empty.
     pub variables: BTreeMap<String, String>,
+    /// Whether there is a token for the hub of data sets: its variable, or what a login left. The token is not kept.
+    pub token: bool,
 }
 
 impl Machine {
     /// The environment variables that the launcher looks at.
-    pub const NAMES: [&'static str; 2] = ["LIBTORCH", "HF_TOKEN"];
+    pub const NAMES: [&'static str; 1] = ["LIBTORCH"];
 
     /// The machine that this program runs on.
     pub fn here() -> Self {
@@ -29,7 +33,8 @@ impl Machine {
             .into_iter()
             .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok().filter(|value| !value.is_empty())?)))
             .collect();
-        Machine { folder, search, variables }
+        let token = Access::of(|name| std::env::var(name).ok()).token.is_some();
+        Machine { folder, search, variables, token }
     }
 
     /// The program `name`, beside the running one or else on `PATH`.

@@ -28,7 +28,7 @@ fn every_rendering_keeps_the_rules() {
         (experiment("demo.toml", &[]), settings(1, 1, 0)),
         (experiment("demo.toml", &["out=s3://bucket/runs/demo"]), settings(7, 1, 1)),
         (experiment("demo.toml", &["out=/data/runs/demo", "name=2025_Run"]), settings(10_000, 2, 8)),
-        (experiment("demo.toml", &[&format!("name={long}")]), settings(3, 1000, 16)),
+        (experiment("demo.toml", &[&format!("name={long}"), "train.demo.global-batch=16000"]), settings(3, 1000, 16)),
         (
             experiment("demo.toml", &["train.Second_Model.steps=3", "train.Second_Model.model={layers=1, width=64}"]),
             settings(2, 2, 0),
@@ -47,6 +47,9 @@ fn every_rendering_keeps_the_rules() {
             let wanted = match text(job, "metadata.labels.midi-rwkv/stage") {
                 "train" => u64::from(settings.nodes) * u64::from(settings.gpus_per_node.max(1)),
                 "compare" => 1,
+                "eval" => {
+                    u64::from(settings.workers).min(experiment.eval.as_ref().expect("an eval").models.len() as u64)
+                }
                 _ => u64::from(settings.workers),
             };
             assert_eq!(pods, wanted);
@@ -57,6 +60,41 @@ fn every_rendering_keeps_the_rules() {
         assert_eq!(rendering.files["experiment.toml"], experiment.resolved().expect("resolves"));
         assert_eq!(rendering.files.contains_key("volume.yaml"), !experiment.out.contains("://"));
     }
+}
+
+#[test]
+fn numbers_that_every_pod_of_a_training_would_refuse_are_not_rendered() {
+    let error = render(&experiment("demo.toml", &["train.demo.global-batch=16"]), &settings(1, 3, 0)).expect_err("3");
+    assert_eq!(
+        error.to_string(),
+        "`train.demo.global-batch` is 16, which 3 processes cannot share evenly\n\
+         hint: choose `--nodes` and `--gpus-per-node` so that their product divides it"
+    );
+    let circle = ["train.demo.mode=full", "train.demo.base=b", "train.b.mode=full", "train.b.base=demo"];
+    let more = ["train.b.steps=3", "train.b.model={layers=1, width=64}"];
+    let error =
+        render(&experiment("demo.toml", &[&circle[..], &more].concat()), &settings(1, 1, 0)).expect_err("circle");
+    assert!(error.to_string().contains("based on each other"), "{error}");
+}
+
+#[test]
+fn the_notes_name_every_local_path_and_what_is_reserved() {
+    let notes =
+        |config: &str, sets: &[&str]| render(&experiment(config, sets), &settings(4, 1, 0)).expect("renders").notes;
+    let paths = |notes: Vec<String>| -> Vec<String> {
+        let keys = notes.iter().filter_map(|note| note.split_once(" is the local path "));
+        keys.map(|(key, _)| key.trim_matches('`').to_owned()).collect()
+    };
+    assert_eq!(
+        paths(notes("personal.toml", &[])),
+        ["ingest.source.uri", "ingest.tokenizer.path", "train.mine.base", "eval.models.before.path"]
+    );
+    let source = "ingest.source={kind='parquet', uri='music.parquet', layout='gigamidi-v2.0.0'}";
+    assert_eq!(paths(notes("demo.toml", &[source])), ["ingest.source.uri"]);
+    assert_eq!(paths(notes("pop909.toml", &[])), [""; 0], "an address is no local path");
+    // 4 pods of ingest, 1 of training, 3 of evaluation and 1 that compares; a pod that waits reserves all of it.
+    let said = notes("demo.toml", &[]).pop().expect("a note");
+    assert!(said.starts_with("the jobs reserve 26 CPUs and 40 GiB together"), "{said}");
 }
 
 #[test]
@@ -108,6 +146,7 @@ fn the_rules_notice_what_is_wrong() {
     let cases = [
         ("ingest.yaml", "restartPolicy: Never", "restartPolicy: Always", "restartPolicy"),
         ("ingest.yaml", "- 78", "- 79", "exit code 78"),
+        ("ingest.yaml", "- 101", "- 102", "a panic"),
         ("ingest.yaml", "FailIndex", "FailIndx", "not `FailIndex`"),
         ("ingest.yaml", "- '4'", "- '5'", "--workers is not the number of pods"),
         ("ingest.yaml", "- --workers", "- --wrokers", "no option `--wrokers`"),

@@ -130,10 +130,7 @@ fn signals_are_handed_on_once_and_the_stages_exit_code_is_passed_on() {
             .spawn()
             .expect("starts");
         let began = Instant::now();
-        while !sandbox.path("ready").exists() {
-            assert!(began.elapsed() < Duration::from_secs(30), "the stage did not start");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_until("the stage did not start", || sandbox.path("ready").exists());
         let sent = std::process::Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
         assert!(sent.expect("kill starts").success());
         let status = loop {
@@ -150,6 +147,27 @@ fn signals_are_handed_on_once_and_the_stages_exit_code_is_passed_on() {
         let calls = sandbox.calls();
         assert_eq!(calls.last().map(String::as_str), Some(format!("got {handed_on}").as_str()), "{calls:?}");
         assert_eq!(calls.len(), 3, "neither run again nor followed by eval: {calls:?}");
+    }
+}
+
+#[test]
+fn a_stage_is_asked_to_end_when_the_launcher_is_killed() {
+    let sandbox = Sandbox::with_stages();
+    let script = "trap 'echo got TERM >> calls.log; exit 75' TERM\ntouch ready\nwhile :; do sleep 0.05; done";
+    sandbox.stage("midi-train", script);
+    let quiet = || std::process::Stdio::null();
+    let mut child = sandbox.command(&["run", "demo.toml"]).stdout(quiet()).stderr(quiet()).spawn().expect("starts");
+    wait_until("the stage did not start", || sandbox.path("ready").exists());
+    child.kill().expect("is killed");
+    child.wait().expect("ends");
+    wait_until("the stage goes on alone", || sandbox.calls().last().is_some_and(|call| call == "got TERM"));
+}
+
+fn wait_until(otherwise: &str, there: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !there() {
+        assert!(began.elapsed() < Duration::from_secs(30), "{otherwise}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

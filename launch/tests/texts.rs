@@ -105,6 +105,37 @@ fn doctor_ends_with_78_where_a_program_is_missing_and_with_0_where_none_is() {
 }
 
 #[test]
+fn doctor_knows_of_a_token_and_shows_it_nowhere() {
+    let sandbox = Sandbox::bare();
+    fs_err::write(sandbox.path("token"), "hf_very_secret\n").expect("writes");
+    let said = |variables: &[(&str, &str)]| {
+        let ran = sandbox.command(&["doctor"]).envs(variables.iter().copied()).output().expect("starts");
+        let text = whole(&ran);
+        assert!(!text.contains("hf_very_secret"), "{text}");
+        let line = text.lines().find(|line| line.contains("HF_TOKEN")).expect("a line");
+        line.split_whitespace().skip(2).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(said(&[]), "not set");
+    assert_eq!(said(&[("HF_TOKEN", "hf_very_secret")]), "set, or left by a login");
+    assert_eq!(said(&[("HF_HOME", ".")]), "set, or left by a login");
+}
+
+#[test]
+fn the_environment_may_hold_anything_and_only_a_stores_own_variables_count() {
+    use std::os::unix::ffi::OsStrExt;
+    let sandbox = Sandbox::bare();
+    let strange = std::ffi::OsStr::from_bytes(b"\xff");
+    let text = |name: &str| {
+        let mut command = sandbox.command(&["doctor", "--store", "s3://bucket/x"]);
+        command.env("STRANGE", strange).env("AWS_TIMEOUT", "no time").env("ALLOW_HTTP", "no truth");
+        String::from_utf8(command.env(name, "no value").output().expect("starts").stdout).expect("utf-8")
+    };
+    let said = text("TIMEOUT");
+    assert!(said.contains("cannot open the store `s3://bucket/x`") && said.contains("no time"), "{said}");
+    assert!(!said.contains("no truth") && !said.contains("no value"), "{said}");
+}
+
+#[test]
 fn the_resolved_experiment_feeds_back_unchanged() {
     let sandbox = Sandbox::bare();
     let first = sandbox.run(&["config", "demo.toml", "--set", "train.demo.steps=7"]);

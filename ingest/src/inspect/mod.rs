@@ -37,7 +37,7 @@ pub struct Look {
 /// It is of no kind that this system knows, or damaged (65); it has no such row (78); it cannot be read (74).
 pub fn inspect(path: &Path, look: &Look) -> Result<String> {
     let manifest = if path.is_dir() { folder_of(path).join(MANIFEST) } else { path.to_owned() };
-    match kind(&manifest) {
+    match kind(&manifest).as_deref() {
         Some("arrow") => shard(path, look),
         Some("json") => record(&manifest),
         Some("parquet") => table(path, look),
@@ -55,7 +55,7 @@ pub fn inspect(path: &Path, look: &Look) -> Result<String> {
 /// # Errors
 /// There is none, or it cannot be parsed (65); it cannot be read (74).
 pub fn midi_of(path: &Path, row: Option<usize>) -> Result<Vec<u8>> {
-    if kind(path) != Some("parquet") {
+    if kind(path).as_deref() != Some("parquet") {
         return fs_err::read(path).map_err(at_path("read", path));
     }
     let song = pick(songs(path)?, row.unwrap_or(0), path)?;
@@ -65,8 +65,9 @@ pub fn midi_of(path: &Path, row: Option<usize>) -> Result<Vec<u8>> {
     })
 }
 
-fn kind(path: &Path) -> Option<&str> {
-    path.extension().and_then(|extension| extension.to_str())
+/// The ending of a file's name, in lower case.
+fn kind(path: &Path) -> Option<String> {
+    path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase)
 }
 
 /// The ingest folder of a run, or the folder itself.

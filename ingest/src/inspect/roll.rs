@@ -39,7 +39,7 @@ pub fn roll(score: &Score, window: Window) -> Result<String, Reject> {
         score.ticks_per_quarter
     );
     let first = window.from.max(1) - 1;
-    let shown = bars.get(first..(first + window.bars).min(bars.len())).unwrap_or_default();
+    let shown = bars.get(first..first.saturating_add(window.bars).min(bars.len())).unwrap_or_default();
     let Some(start) = shown.first().copied() else { return Ok(text) };
     let stop = bars.get(first + shown.len()).copied().unwrap_or(end.max(start + 1));
     let step = (Tick::from(score.ticks_per_quarter) / 4).max(1);

@@ -46,6 +46,8 @@ fn a_score_is_drawn_in_half_blocks_and_as_a_drawing() {
     insta::assert_snapshot!("drawing", svg(&scale()).expect("a drawing"));
     let none = roll(&scale(), Window { from: 99, bars: 1 }).expect("a roll");
     assert_eq!(none.lines().count(), 1, "{none}");
+    let all = roll(&scale(), Window { from: 2, bars: usize::MAX }).expect("a roll");
+    assert_eq!(all, second, "there are no more");
 }
 
 #[test]
@@ -69,6 +71,18 @@ fn every_file_of_a_data_set_can_be_shown() {
     let text = parts.join("---\n");
     let text = regex::Regex::new("key [0-9a-f]{12}").expect("a pattern").replace_all(&text, "key KEY");
     insta::assert_snapshot!("data_set", text);
+}
+
+#[test]
+fn the_ending_of_a_name_counts_in_any_case() {
+    let folder = tempfile::tempdir().expect("folder");
+    let shown = |name: &str| {
+        let path = folder.path().join(name);
+        fs_err::write(&path, crate::score::smf::write(&scale())).expect("writes");
+        inspect(&path, &Look::default()).expect("shows").replace(name, "")
+    };
+    assert_eq!(shown("X.MID"), shown("x.mid"));
+    assert_eq!(shown("x.Midi"), shown("x.mid"));
 }
 
 #[test]

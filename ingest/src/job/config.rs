@@ -60,6 +60,9 @@ impl Experiment {
         for set in sets {
             apply(&mut table, set)?;
         }
+        if table.get("train").is_some_and(|train| !train.is_table()) {
+            return Err(Error::mismatch("`train` must hold one table a model, `[train.NAME]`"));
+        }
         for key in table.keys() {
             if !KEYS.contains(&key.as_str()) {
                 return Err(unknown(key, "the experiment", &KEYS));
@@ -301,6 +304,15 @@ mod tests {
         let model = e.with_section("train.small", &e.section::<Stage>("eval").expect("reads")).expect("a table");
         assert_eq!(model.names("train"), ["small"]);
         assert_eq!(e.with_section("name.x", &3).expect_err("no table").exit(), super::super::exit::Exit::Mismatch);
+    }
+
+    #[test]
+    fn what_is_no_table_of_models_is_refused() {
+        for text in ["train = 3\n", "[[train]]\nsteps = 1\n"] {
+            let error = parse(text, &[]).expect_err("refused");
+            assert!(error.to_string().contains("`[train.NAME]`"), "{error}");
+        }
+        assert_eq!(parse("[train]\n", &[]).expect("parses").names("train"), [""; 0]);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use crate::job::exit::{Error, Result};
 use crate::store::local_path_of;
 use crate::store::pattern::Pattern;
 
-/// Every `.mid` and `.midi` file below a folder, or those that a pattern such as `/data/*/*.mid` takes. Links are followed; one that leads back up is not.
+/// Every `.mid` and `.midi` file below a folder, or those that a pattern such as `/data/*/*.mid` takes. Links are followed; one
+/// that leads back up is not.
 #[derive(Debug)]
 pub struct Folder {
     files: Vec<Member>,
@@ -53,7 +54,7 @@ impl Folder {
             return Err(Error::data(format!("cannot read `{uri}`: there is no such folder"))
                 .hint("give another one with `--set ingest.source.uri=PATH`"));
         }
-        let mut files = members(&root)?;
+        let mut files = members(&root, pattern.depth)?;
         files.retain(|file| pattern.takes(&file.path));
         if files.is_empty() {
             return Err(Error::data(format!("`{uri}` holds no .mid or .midi file"))
@@ -91,9 +92,10 @@ impl Source for Folder {
     }
 }
 
-fn members(root: &Path) -> Result<Vec<Member>> {
+/// The MIDI files below `root`, no deeper than `depth`: what a pattern would never take is not looked at.
+fn members(root: &Path, depth: Option<usize>) -> Result<Vec<Member>> {
     let mut files = Vec::new();
-    for entry in WalkDir::new(root).follow_links(true) {
+    for entry in WalkDir::new(root).follow_links(true).max_depth(depth.unwrap_or(usize::MAX)) {
         match entry {
             Ok(entry) if entry.file_type().is_file() => {
                 let path = relative(root, entry.path());
@@ -199,6 +201,25 @@ mod tests {
         }
         let error = Folder::open(&format!("{}/c*/*.mid", uri(&folder)), 1, 1).expect_err("takes nothing");
         assert!(error.exit() == Exit::BadData && error.to_string().contains("holds no .mid"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_that_a_pattern_never_takes_is_not_looked_at() {
+        let folder = folder(&[("a.mid", b"1"), ("x/b.mid", b"2"), ("x/y/c.mid", b"3")]);
+        let found = |depth| {
+            let mut files = members(folder.path(), depth).expect("lists");
+            files.sort();
+            files.into_iter().map(|file| file.path).collect::<Vec<_>>()
+        };
+        assert_eq!(found(Some(1)), ["a.mid"]);
+        assert_eq!(found(Some(2)), ["a.mid", "x/b.mid"]);
+        assert_eq!(found(None), ["a.mid", "x/b.mid", "x/y/c.mid"]);
+        // A link to itself cannot be followed, by root either.
+        std::os::unix::fs::symlink("loop", folder.path().join("x/loop")).expect("links");
+        assert_eq!(Folder::open(&uri(&folder), 1, 100).expect_err("cannot be listed").exit(), Exit::Storage);
+        let source = Folder::open(&format!("{}/*.mid", uri(&folder)), 1, 100).expect("opens");
+        assert_eq!(source.units().len(), 1);
     }
 
     #[cfg(unix)]

@@ -37,6 +37,8 @@ const TAIL: u64 = 8;
 const GUESS: u64 = 64 << 10;
 /// The largest footer that is taken.
 const MAX_FOOTER: u64 = 256 << 20;
+/// Most rows of a row group: memory is taken for a unit's rows before they are read.
+const MAX_ROWS: usize = 1 << 24;
 /// Rows that are decoded together.
 const ROWS: usize = 32;
 
@@ -116,6 +118,9 @@ impl Parquet {
             let mut first = 0usize;
             for (index, group) in table.groups().iter().enumerate() {
                 let rows = usize::try_from(group.num_rows()).map_err(|_| table.corrupt("a row group has no size"))?;
+                if rows > MAX_ROWS {
+                    return Err(table.corrupt("a row group claims more rows than can be"));
+                }
                 if rows > 0 {
                     let position = units.len();
                     units.push(Unit { name: format!("{position:05}"), index: position, first: total, files: rows });

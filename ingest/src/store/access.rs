@@ -1,5 +1,6 @@
-//! Secrets for reading inputs, gathered once where a program starts and passed down: nothing below reads the
-//! environment for them, and none is ever printed.
+//! The hub's secrets for reading inputs, gathered once where a program starts and passed down: nothing below reads the
+//! environment for them, and none is ever printed. The keys of object stores are others: `connect` takes them from the
+//! environment where a store is opened.
 
 use std::fmt;
 use std::path::PathBuf;

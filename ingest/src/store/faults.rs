@@ -51,9 +51,17 @@ fn bucket_with(
     ];
     let options = options.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let url = url::Url::parse("s3://bucket/run").expect("url");
-    let (inner, prefix) = connect::connect(&url, options).expect("connects");
+    let (inner, prefix) = connect::connect(&url, options, connect::SHORT_REQUEST).expect("connects");
     let runtime = runtime().expect("starts");
-    let store = Store { inner, prefix, shown: url.to_string(), local: None, runtime, pause: Duration::ZERO };
+    let store = Store {
+        large: Arc::clone(&inner),
+        inner,
+        prefix,
+        shown: url.to_string(),
+        local: None,
+        runtime,
+        pause: Duration::ZERO,
+    };
     (server, store)
 }
 
@@ -95,6 +103,27 @@ fn a_conflict_that_a_rival_wins_is_decided_by_the_bytes() {
     };
     assert_eq!(rival(b"x").1.commit("m", b"x".to_vec()).expect("same bytes"), Committed::Same);
     assert_eq!(rival(b"z").1.commit("m", b"x".to_vec()).expect_err("other bytes").exit(), Exit::Mismatch);
+}
+
+#[test]
+fn a_create_without_an_answer_is_tried_again_or_found_done() {
+    for stored in [false, true] {
+        let more = [("aws_timeout", "300ms"), ("timeout", "none of the store's")];
+        let (server, store) = bucket_with(&more, move |write, request, objects| {
+            if write > 1 {
+                return None;
+            }
+            if stored {
+                objects.insert(request.path().to_owned(), request.body.clone());
+            }
+            std::thread::sleep(Duration::from_secs(1));
+            Some(500)
+        });
+        let committed = store.commit("m", b"x".to_vec()).expect("commits");
+        assert_eq!(committed, if stored { Committed::Same } else { Committed::Created });
+        let puts = server.seen().iter().filter(|request| request.method == "PUT").count();
+        assert_eq!(puts, if stored { 1 } else { 2 });
+    }
 }
 
 #[test]

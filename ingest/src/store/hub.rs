@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, HeaderMap, LINK, LOCATION, RANGE, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_RANGE, HeaderMap, LINK, LOCATION, RANGE};
+use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -14,20 +15,15 @@ use tokio::runtime::Runtime;
 use url::Url;
 
 use super::access::{Access, HUB, Secret};
-use super::connect::{FIRST_PAUSE, pauses};
+use super::connect::{FIRST_PAUSE, Patience};
 use super::runtime;
+use super::web::{self, Failure, MAX_REDIRECTS};
 use crate::job::exit::{Error, Exit, Result};
 
 /// Most bytes of one answer that is not a range of a file.
 const MAX_ANSWER: u64 = 64 << 20;
-/// Most redirects in a row.
-const MAX_REDIRECTS: usize = 10;
 /// Most pages of one listing.
 const MAX_PAGES: usize = 10_000;
-/// Longest wait that the hub may ask for between two attempts, in seconds.
-const LONGEST_WAIT: u64 = 60;
-/// A request without an answer, or an answer without another byte, ends after this long.
-const SILENCE: Duration = Duration::from_secs(60);
 
 /// Where a data set lies: `hf://datasets/OWNER/NAME@REVISION/path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,14 +70,6 @@ struct TreeEntry {
     path: String,
     #[serde(default)]
     size: u64,
-}
-
-/// Why a request failed, and whether it may be sent again.
-struct Failure {
-    error: Error,
-    again: bool,
-    /// What the hub asks to wait.
-    after: Option<Duration>,
 }
 
 impl Address {
@@ -131,13 +119,7 @@ impl Hub {
             .ok_or_else(|| Error::mismatch(format!("`{}` is not the address of a hub", access.hub)))
             .map_err(|e| e.hint("HF_ENDPOINT must be a URL such as https://huggingface.co, or not be set"))?;
         // Redirects are followed by hand, so that the token stays with the hub.
-        let client = Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(SILENCE)
-            .read_timeout(SILENCE)
-            .user_agent(concat!("midi-ingest/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| Error::bug("cannot make an HTTP client").because(e))?;
+        let client = web::client(Policy::none(), |builder| builder)?;
         let (name, token) = (address.name.clone(), access.token.clone());
         let mut opened = Hub { client, runtime: runtime()?, hub, token, name, commit: String::new(), pause };
         let url = opened.url(&["api", "datasets"], &["revision", &address.revision], "");
@@ -209,14 +191,14 @@ impl Hub {
 
     /// The answer at `url`, or a range of it. What may pass is tried again until patience ends.
     fn ask(&self, url: &Url, range: Option<Range<u64>>) -> Result<(Bytes, HeaderMap)> {
-        let mut pauses = pauses(self.pause);
+        let mut patience = Patience::new(self.pause);
         loop {
             let failure = match self.runtime.block_on(self.attempt(url, range.as_ref())) {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
-            match pauses.next().filter(|_| failure.again) {
-                Some(pause) => std::thread::sleep(pause.max(failure.after.unwrap_or_default())),
+            match patience.pause(failure.after).filter(|_| failure.again) {
+                Some(pause) => std::thread::sleep(pause),
                 None => return Err(failure.error),
             }
         }
@@ -225,8 +207,7 @@ impl Hub {
     async fn attempt(&self, url: &Url, range: Option<&Range<u64>>) -> Result<(Bytes, HeaderMap), Failure> {
         let broken = |e: reqwest::Error| {
             // The address may carry a signature.
-            let error = Error::storage(format!("cannot read `{url}`"), e.without_url());
-            Failure { error, again: true, after: None }
+            Failure::passing(Error::storage(format!("cannot read `{url}`"), e.without_url()))
         };
         let mut response = self.follow(url, range).await?;
         let limit = match range {
@@ -251,8 +232,8 @@ impl Hub {
             bytes.extend_from_slice(&chunk);
         }
         if range.is_some() && bytes.len() as u64 != limit {
-            let error = Error::new(Exit::Storage, format!("`{url}` answered with {} of {limit} bytes", bytes.len()));
-            return Err(Failure { error, again: true, after: None });
+            let what = format!("`{url}` answered with {} of {limit} bytes", bytes.len());
+            return Err(Failure::passing(Error::new(Exit::Storage, what)));
         }
         Ok((bytes.into(), headers))
     }
@@ -270,11 +251,7 @@ impl Hub {
             }
             let response = request.send().await.map_err(|e| {
                 let error = Error::storage(format!("cannot reach `{url}`"), e.without_url());
-                Failure {
-                    error: error.hint("check the network, and HF_ENDPOINT if it is set"),
-                    again: true,
-                    after: None,
-                }
+                Failure::passing(error.hint("check the network, and HF_ENDPOINT if it is set"))
             })?;
             let status = response.status();
             if status.is_success() {
@@ -314,17 +291,7 @@ impl Hub {
             _ => (Exit::Storage, "the hub fails", "try again later".to_owned()),
         };
         let error = Error::new(exit, format!("cannot read `{url}`: {what} ({status})")).hint(hint);
-        let again =
-            status.is_server_error() || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
-        let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-        Failure { error, again, after: seconds.map(|seconds: u64| Duration::from_secs(seconds.min(LONGEST_WAIT))) }
-    }
-}
-
-impl Failure {
-    /// One that another attempt would not change.
-    fn last(error: Error) -> Self {
-        Failure { error, again: false, after: None }
+        Failure::of(response, error)
     }
 }
 

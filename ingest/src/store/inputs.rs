@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::hub::{Address, Hub, HubFile};
 use super::pattern::Pattern;
-use super::{Access, Entry, Store, local_path_of};
+use super::{Access, Entry, Store, local_path_of, web};
 use crate::job::exit::{Error, Result};
 
 /// Files to read from, sorted by name.
@@ -107,6 +107,14 @@ fn in_store(uri: &str, suffix: &str) -> Result<(Place, Vec<Input>)> {
         Some(path) if path.exists() => Pattern::plain(uri),
         _ => Pattern::of(uri)?,
     };
+    let address = url::Url::parse(uri).ok().filter(|_| web::is_address(uri));
+    if let Some(url) = address.filter(|url| url.query().is_some() && url.path().ends_with(suffix)) {
+        return Err(Error::mismatch(format!(
+            "`{}` has a query, without which its file would be read",
+            web::shown(&url)
+        ))
+        .hint("download the file and give its path, or an address without a query"));
+    }
     let input = |entry: Entry| Input { name: entry.name.clone(), bytes: entry.bytes, at: At::Store(entry) };
     let folder = local.as_ref().is_some_and(|path| path.is_dir());
     if pattern.matcher.is_none() && !folder && uri.ends_with(suffix) {
@@ -118,7 +126,7 @@ fn in_store(uri: &str, suffix: &str) -> Result<(Place, Vec<Input>)> {
         let entry = store.entry(name)?.ok_or_else(missing)?;
         return Ok((Place::Store(store), vec![input(entry)]));
     }
-    if uri.starts_with("http://") || uri.starts_with("https://") {
+    if web::is_address(uri) {
         return Err(Error::mismatch(format!("`{uri}` is a web address, which lists no files"))
             .hint(format!("name one {suffix} file, or give a folder, an object store or `hf://datasets/OWNER/NAME`")));
     }

@@ -8,6 +8,7 @@ mod hub;
 pub(crate) mod inputs;
 pub(crate) mod pattern;
 mod probe;
+mod web;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -16,20 +17,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use object_store::path::Path as ObjectPath;
+use object_store::path::{Path as ObjectPath, PathPart};
 use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
 
+use self::connect::Patience;
 use crate::job::exit::{Error, Exit, Result, at_path};
 
 pub use access::{Access, Secret};
 pub use fetch::fetch;
 
+/// Bytes that every connection carries in a short request, one that is of any use.
+const SMALL: u64 = 1 << 20;
+
 /// A folder of an object store, or of the local file system. Clones share the connection.
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
+    /// The same, with more time for a request: for what is large, or may be.
+    large: Arc<dyn ObjectStore>,
     prefix: ObjectPath,
     shown: String,
     local: Option<PathBuf>,
@@ -75,16 +82,21 @@ impl Store {
                 .with_automatic_cleanup(true);
             let prefix = ObjectPath::default();
             let pause = connect::FIRST_PAUSE;
-            return Ok(Store { inner: Arc::new(inner), prefix, shown, local: Some(path), runtime, pause });
+            let inner: Arc<dyn ObjectStore> = Arc::new(inner);
+            return Ok(Store { large: Arc::clone(&inner), inner, prefix, shown, local: Some(path), runtime, pause });
         }
         let url = url::Url::parse(uri).map_err(|e| {
             Error::mismatch(format!("`{uri}` is not a URL"))
                 .because(e)
                 .hint("give a folder, or a URL such as `s3://bucket/folder`")
         })?;
-        let (inner, prefix) = connect::connect(&url, std::env::vars())
-            .map_err(|e| Error::mismatch(format!("cannot open the store `{uri}`")).because(e))?;
-        Ok(Store { inner, prefix, shown, local: None, runtime, pause: connect::FIRST_PAUSE })
+        let connect_for = |longest| {
+            connect::connect(&url, connect::environment(), longest)
+                .map_err(|e| Error::mismatch(format!("cannot open the store `{uri}`")).because(e))
+        };
+        let (inner, prefix) = connect_for(connect::SHORT_REQUEST)?;
+        let (large, _) = connect_for(connect::LONG_REQUEST)?;
+        Ok(Store { inner, large, prefix, shown, local: None, runtime, pause: connect::FIRST_PAUSE })
     }
 
     /// As [`Store::open`], for a place that is only read: `None` for a local folder that is not there, which is not made.
@@ -105,6 +117,7 @@ impl Store {
     pub fn over(inner: Arc<dyn ObjectStore>, shown: &str) -> Result<Self> {
         let prefix = ObjectPath::default();
         Ok(Store {
+            large: Arc::clone(&inner),
             inner,
             prefix,
             shown: shown.to_owned(),
@@ -124,8 +137,15 @@ impl Store {
         self.local.as_ref().map(|root| root.join(name))
     }
 
+    /// The place of `name`, whose parts are taken as they are written; what cannot be a part, such as `..`, is encoded.
     fn at(&self, name: &str) -> ObjectPath {
-        name.split('/').filter(|part| !part.is_empty()).fold(self.prefix.clone(), |path, part| path.join(part))
+        let part = |part| PathPart::parse(part).unwrap_or_else(|_| PathPart::from(part));
+        name.split('/').filter(|text| !text.is_empty()).fold(self.prefix.clone(), |path, text| path.join(part(text)))
+    }
+
+    /// The client for so many bytes.
+    fn client(&self, bytes: u64) -> &Arc<dyn ObjectStore> {
+        if bytes > SMALL { &self.large } else { &self.inner }
     }
 
     fn failed(&self, doing: &str, name: &str) -> impl FnOnce(object_store::Error) -> Error {
@@ -143,8 +163,12 @@ impl Store {
     /// # Errors
     /// The store fails (74).
     pub fn get(&self, name: &str) -> Result<Option<Bytes>> {
+        self.get_by(&self.large, name)
+    }
+
+    fn get_by(&self, client: &Arc<dyn ObjectStore>, name: &str) -> Result<Option<Bytes>> {
         let path = self.at(name);
-        match self.runtime.block_on(async { self.inner.get(&path).await?.bytes().await }) {
+        match self.runtime.block_on(async { client.get(&path).await?.bytes().await }) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(e) => Err(self.failed("read", name)(e)),
@@ -169,7 +193,7 @@ impl Store {
     /// The store fails or the disk is full (74).
     pub fn put(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
         let path = self.at(name);
-        let put = self.runtime.block_on(self.inner.put(&path, PutPayload::from(bytes)));
+        let put = self.runtime.block_on(self.client(bytes.len() as u64).put(&path, PutPayload::from(bytes)));
         put.map(|_| ()).map_err(self.failed("write", name))
     }
 
@@ -200,15 +224,16 @@ impl Store {
     /// Publishes a commit record: creates `name` if nothing is there, and otherwise accepts only the same bytes.
     ///
     /// What stands there in the end decides, and not the store's answer: an acknowledgement may be lost, and a store
-    /// may answer with a conflict while a rival's record is not there yet, or never comes.
+    /// may answer with a conflict while a rival's record is not there yet, or never comes. After a conflict over nothing,
+    /// or no answer at all, the record is created again.
     ///
     /// # Errors
-    /// Other bytes stand there already, or the store has no conditional writes (78), or the store fails or answers with
-    /// conflicts until patience ends (74).
+    /// Other bytes stand there already, or the store has no conditional writes (78), or the store fails, is silent or
+    /// answers with conflicts until patience ends (74).
     pub fn commit(&self, name: &str, bytes: Vec<u8>) -> Result<Committed> {
         let path = self.at(name);
         let payload = PutPayload::from(bytes.clone());
-        let mut pauses = connect::pauses(self.pause);
+        let mut patience = Patience::new(self.pause);
         loop {
             let options = PutOptions { mode: PutMode::Create, ..Default::default() };
             let failure = match self.runtime.block_on(self.inner.put_opts(&path, payload.clone(), options)) {
@@ -221,16 +246,18 @@ impl Store {
                 Err(e) => e,
             };
             let conflict = matches!(failure, object_store::Error::AlreadyExists { .. });
-            match self.get(name) {
+            let undecided = conflict || is_unanswered(&failure);
+            match self.get_by(&self.inner, name) {
                 Ok(Some(found)) if found == bytes => return Ok(Committed::Same),
-                Ok(Some(_)) if conflict => {
+                Ok(Some(_)) if undecided => {
                     let what = format!("`{}/{name}` is already committed with other content", self.shown);
                     return Err(Error::mismatch(what).hint(
                         "another configuration wrote there: choose another `name` or `out`, or remove the folder",
                     ));
                 }
-                // A conflict over nothing: a rival's attempt that is not through, or was given up.
-                Ok(None) if conflict => match pauses.next() {
+                // A conflict over nothing: a rival's attempt that is not through, or was given up. A store's client sends
+                // no create again that had no answer, since it cannot know whose record it would find.
+                Ok(None) if undecided => match patience.pause(None) {
                     Some(pause) => std::thread::sleep(pause),
                     None => return Err(self.failed("commit", name)(failure)),
                 },
@@ -295,7 +322,7 @@ impl Store {
             return Ok(Bytes::new());
         }
         let options = GetOptions { if_match: entry.version.clone(), range: Some(range.into()), ..Default::default() };
-        match self.runtime.block_on(async { self.inner.get_opts(&entry.at, options).await?.bytes().await }) {
+        match self.runtime.block_on(async { self.client(wanted).get_opts(&entry.at, options).await?.bytes().await }) {
             Ok(bytes) if bytes.len() as u64 == wanted => Ok(bytes),
             Ok(_) => Err(changed("is shorter than it was")),
             Err(object_store::Error::NotFound { .. }) => Err(changed("is gone")),
@@ -335,13 +362,20 @@ impl LocalFile {
     }
 }
 
-/// The local path that `uri` names: a plain path or a `file` URL.
-pub(crate) fn local_path_of(uri: &str) -> Option<PathBuf> {
+/// The local path that `uri` names: a plain path or a `file` URL; `None` for the URL of a store.
+pub fn local_path_of(uri: &str) -> Option<PathBuf> {
     match uri.split_once("://") {
         None => Some(PathBuf::from(uri)),
         Some(("file", rest)) => Some(PathBuf::from(rest)),
         Some(_) => None,
     }
+}
+
+/// Whether a request failed without an answer of the store: the transport's error is among the causes.
+fn is_unanswered(error: &object_store::Error) -> bool {
+    let first: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(first), |error| error.source())
+        .any(|error| error.is::<object_store::client::HttpError>())
 }
 
 fn runtime() -> Result<Arc<Runtime>> {
@@ -444,6 +478,40 @@ mod tests {
         fs_err::remove_file(folder.path().join("a/b.bin")).expect("removes");
         let error = store.range(&entry, 0..1).expect_err("gone");
         assert!(error.exit() == Exit::BadData && error.to_string().contains("gone"), "{error}");
+    }
+
+    #[test]
+    fn any_name_of_a_file_is_that_of_its_object() {
+        let (folder, store) = store();
+        for name in ["ä.bin", "a~b#c%20.bin", "what?.bin", "[1]*.bin", "a b/{c}.bin"] {
+            let path = folder.path().join(name);
+            fs_err::create_dir_all(path.parent().expect("a parent")).expect("makes");
+            fs_err::write(&path, name).expect("writes");
+            let entry = store.entry(name).expect("looks").unwrap_or_else(|| panic!("`{name}` is there"));
+            assert_eq!(entry.name, name);
+            assert_eq!(store.range(&entry, 0..entry.bytes).expect("reads"), name);
+            assert!(store.entries("").expect("lists").contains(&entry), "{name}");
+            fs_err::remove_file(&path).expect("removes");
+            store.put(name, vec![7]).expect("puts");
+            assert_eq!(fs_err::read(&path).expect("is there"), [7], "{name}");
+        }
+        let inside = store.local_path("").expect("is local");
+        let inner = Store::open(&format!("{}/a b", inside.display())).expect("opens");
+        assert_eq!(inner.get("../ä.bin").expect("looks"), None, "no name leads out of the folder");
+    }
+
+    #[test]
+    fn what_is_large_or_may_be_goes_with_more_time() {
+        let (_folder, mut store) = store();
+        store.large = Arc::new(object_store::memory::InMemory::new());
+        let large = vec![0; SMALL as usize + 1];
+        store.put("large", large).expect("puts");
+        store.put("small", vec![0]).expect("puts");
+        for outcome in [Committed::Created, Committed::Same] {
+            assert_eq!(store.commit("record", vec![0]).expect("commits"), outcome);
+        }
+        assert_eq!(store.list("").expect("lists"), ["record", "small"]);
+        assert_eq!(store.read("large").expect("reads").len() as u64, SMALL + 1);
     }
 
     #[test]

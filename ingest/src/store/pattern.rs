@@ -11,12 +11,14 @@ pub(crate) struct Pattern {
     pub(crate) base: String,
     /// Matches paths below the base; `None` where the address is plain.
     pub(crate) matcher: Option<Regex>,
+    /// How many parts a path below the base has at most that is taken; `None` where there may be any number.
+    pub(crate) depth: Option<usize>,
 }
 
 impl Pattern {
     /// An address that is what it says.
     pub(crate) fn plain(uri: &str) -> Self {
-        Pattern { base: uri.to_owned(), matcher: None }
+        Pattern { base: uri.to_owned(), matcher: None, depth: None }
     }
 
     /// Cuts `uri`. In a pattern `*` and `?` stay within one part of a path, and `**` spans any number of them.
@@ -39,7 +41,8 @@ impl Pattern {
         let base = if base.is_empty() { "." } else { base };
         let matcher =
             Regex::new(&regex_of(glob)).map_err(|e| Error::mismatch(format!("`{uri}` is not a pattern")).because(e))?;
-        Ok(Pattern { base: base.to_owned(), matcher: Some(matcher) })
+        let depth = (!glob.contains("**")).then(|| glob.split('/').count());
+        Ok(Pattern { base: base.to_owned(), matcher: Some(matcher), depth })
     }
 
     /// Whether the pattern takes `path`, which lies below the base; a plain address takes everything.
@@ -77,16 +80,16 @@ mod tests {
 
     #[test]
     fn addresses_are_cut_before_the_first_pattern() {
-        for (uri, base, takes, leaves) in [
-            ("/data/x/*.parquet", "/data/x", "a.parquet", "b/a.parquet"),
-            ("data/**/*.mid", "data", "a/b/c.mid", "a/b.midi"),
-            ("*.mid", ".", "a.mid", "a/a.mid"),
-            ("/*.mid", "/", "a.mid", "a/a.mid"),
-            ("s3://bucket/*/x?.parquet", "s3://bucket", "v/x1.parquet", "x1.parquet"),
-            ("/data/[ab]/*.mid", "/data", "a/x.mid", "c/x.mid"),
+        for (uri, base, depth, takes, leaves) in [
+            ("/data/x/*.parquet", "/data/x", Some(1), "a.parquet", "b/a.parquet"),
+            ("data/**/*.mid", "data", None, "a/b/c.mid", "a/b.midi"),
+            ("*.mid", ".", Some(1), "a.mid", "a/a.mid"),
+            ("/*.mid", "/", Some(1), "a.mid", "a/a.mid"),
+            ("s3://bucket/*/x?.parquet", "s3://bucket", Some(2), "v/x1.parquet", "x1.parquet"),
+            ("/data/[ab]/*.mid", "/data", Some(2), "a/x.mid", "c/x.mid"),
         ] {
             let pattern = Pattern::of(uri).expect("well formed");
-            assert_eq!(pattern.base, base, "{uri}");
+            assert_eq!((pattern.base.as_str(), pattern.depth), (base, depth), "{uri}");
             assert!(pattern.takes(takes) && !pattern.takes(leaves), "{uri}");
         }
         for plain in ["/data/x", "https://example.com/a.parquet?x=1", "hf://datasets/a/b@main/c"] {

@@ -122,14 +122,32 @@ fn read(socket: &TcpStream) -> Option<Request> {
 
 fn write(mut socket: &TcpStream, request: &Request, response: &Response) {
     let mut head = format!("HTTP/1.1 {} Answer\r\nconnection: close\r\n", response.status);
-    if !response.headers.iter().any(|(name, _)| name == "content-length") {
+    let has = |wanted: &str| response.headers.iter().any(|(name, _)| name == wanted);
+    let chunked = has("transfer-encoding");
+    if !chunked && !has("content-length") {
         head.push_str(&format!("content-length: {}\r\n", response.body.len()));
     }
     for (name, value) in &response.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     head.push_str("\r\n");
-    let body: &[u8] = if request.method == "HEAD" { &[] } else { &response.body };
+    let body = match request.method.as_str() {
+        "HEAD" => Vec::new(),
+        _ if chunked => in_chunks(&response.body),
+        _ => response.body.clone(),
+    };
     // A client that went away is the test's own business.
-    let _ = socket.write_all(head.as_bytes()).and_then(|()| socket.write_all(body)).and_then(|()| socket.flush());
+    let _ = socket.write_all(head.as_bytes()).and_then(|()| socket.write_all(&body)).and_then(|()| socket.flush());
+}
+
+/// `body` as `transfer-encoding: chunked` has it: pieces with their lengths, and no length of the whole.
+fn in_chunks(body: &[u8]) -> Vec<u8> {
+    let mut sent = Vec::new();
+    for piece in body.chunks(10_000) {
+        sent.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+        sent.extend_from_slice(piece);
+        sent.extend_from_slice(b"\r\n");
+    }
+    sent.extend_from_slice(b"0\r\n\r\n");
+    sent
 }

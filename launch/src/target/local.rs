@@ -8,9 +8,9 @@ use std::process::ExitStatus;
 
 use midi_ingest::job::Exit;
 use midi_ingest::job::exit::{Error, Result};
+use midi_ingest::store::local_path_of;
 
 use crate::advice;
-use crate::committed::local_folder;
 use crate::machine::Machine;
 use crate::plan::{Plan, StagePlan};
 use crate::signals::Signals;
@@ -52,7 +52,7 @@ pub fn run(plan: &Plan, machine: &Machine, signals: &Signals, out: &mut dyn Writ
     let _ = writeln!(out, "\nwritten:");
     for name in plan.stages.iter().flat_map(|planned| &planned.writes) {
         let path = format!("{}/{name}", plan.out.trim_end_matches('/'));
-        if local_folder(&path).is_none_or(|local| PathBuf::from(local).exists()) {
+        if local_path_of(&path).is_none_or(|local| local.exists()) {
             let _ = writeln!(out, "  {path}");
         }
     }

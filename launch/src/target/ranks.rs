@@ -46,6 +46,7 @@ impl Ranks {
             let mut command = Command::new(program);
             // A group of its own: Ctrl-C reaches the launcher alone and is handed on once, not twice.
             command.args(arguments).stdin(Stdio::null()).process_group(0);
+            end_with_this_process(&mut command);
             if let Some(port) = port {
                 let count = count.to_string();
                 for name in ["RANK", "LOCAL_RANK"] {
@@ -114,6 +115,30 @@ impl Drop for Ranks {
                 let _ = child.wait();
             }
         }
+    }
+}
+
+/// Asks the process that `command` starts to end (SIGTERM) when the thread that starts it does, however that ends: a
+/// stage without its launcher would hold its folder against the next run. The main thread starts all stages.
+fn end_with_this_process(command: &mut Command) {
+    let parent = std::process::id();
+    let ask = move || {
+        #[expect(unsafe_code, reason = "the standard library does not know what Linux does when a parent ends")]
+        // SAFETY: both calls take integers, touch no memory of this process, and are safe between `fork` and `exec`.
+        let (asked, adopted) = unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM), libc::getppid()) };
+        if asked != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        // It ended before it could be watched.
+        if u32::try_from(adopted) != Ok(parent) {
+            return Err(std::io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        Ok(())
+    };
+    #[expect(unsafe_code, reason = "a process says this of itself, before its program starts")]
+    // SAFETY: what runs between `fork` and `exec` allocates nothing and takes no lock.
+    unsafe {
+        command.pre_exec(ask);
     }
 }
 

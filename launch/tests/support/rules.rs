@@ -23,6 +23,9 @@ const COMMANDS: [(&str, &str, &[&str]); 8] = [
 /// What Kubernetes itself defines for the containers of an Indexed Job.
 const INDEX: &str = "JOB_COMPLETION_INDEX";
 
+/// What a program exits with that panics.
+const PANIC: i64 = 101;
+
 pub(crate) fn documents(text: &str) -> Vec<Value> {
     serde_yaml_ng::Deserializer::from_str(text).map(|d| Value::deserialize(d).expect("is YAML")).collect()
 }
@@ -309,6 +312,9 @@ fn check_failure_policy(job: &Value) -> Vec<String> {
     }
     if list(rules.get(1).unwrap_or(&Value::Null), "onExitCodes.values") != [Value::from(75)] {
         complaints.push("75 must come before the other codes".to_owned());
+    }
+    if actions.remove(&PANIC).as_deref() != Some(stop) {
+        complaints.push(format!("a panic, exit code {PANIC}, must be a `{stop}`"));
     }
     for exit in Exit::ALL.into_iter().filter(|exit| *exit != Exit::Done) {
         let wanted = match exit {

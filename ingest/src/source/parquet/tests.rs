@@ -1,10 +1,12 @@
 //! Parquet files made on the spot, as files, folders, patterns and data sets of the hub; whole, strange and broken.
 
 use ::parquet::basic::{Compression, ZstdLevel};
+use ::parquet::file::metadata::ParquetMetaDataWriter;
 
 use super::*;
 use crate::job::exit::Exit;
 use crate::source::tests::conformance_of_units;
+use crate::support::http::{Response, Server};
 use crate::support::hub::{self, FakeHub};
 #[path = "../../../tests/support/tables.rs"]
 mod tables;
@@ -130,6 +132,52 @@ fn of_a_data_set_on_the_hub_only_the_columns_that_count_are_read() {
     let local = open(folder.path().join("v").to_str().expect("utf-8"), &columns()).expect("opens");
     assert_eq!(local.fingerprint(), source.fingerprint(), "a copy is the same input");
     assert_eq!(files(&local).expect("reads"), files(&source).expect("reads"));
+}
+
+#[test]
+fn a_file_on_a_web_server_is_read_in_ranges_and_one_with_a_query_is_refused_by_name() {
+    let bytes = table("own", &[&[("a", Some(vec![1; 50]))], &[("b", Some(vec![2; 60]))]], Compression::SNAPPY);
+    let served = bytes.clone();
+    let server = Server::start(move |request| match request.path() {
+        "/music/x.parquet" => Response::ranged(request, &served),
+        _ => Response::new(404, ""),
+    });
+    let uri = format!("{}/music/x.parquet", server.url());
+    let found = files(&open(&uri, &columns()).expect("opens")).expect("reads");
+    assert_eq!(found.iter().map(|file| file.path.as_str()).collect::<Vec<_>>(), ["x.parquet/a", "x.parquet/b"]);
+    let asked = server.seen();
+    assert!(asked.iter().all(|request| request.method == "HEAD" || request.header("range").is_some()));
+    let error = open(&format!("{uri}?sig=secret"), &columns()).expect_err("refused");
+    assert_eq!(error.exit(), Exit::Mismatch, "{error}");
+    assert!(error.to_string().contains("has a query") && !error.to_string().contains("secret"), "{error}");
+    assert_eq!(server.seen().len(), asked.len(), "it is not asked for");
+}
+
+#[test]
+fn a_file_may_be_called_anything() {
+    let folder = tempfile::tempdir().expect("folder");
+    for name in ["ä~b.parquet", "a#b%c.parquet", "[1]*?.parquet"] {
+        let uri = write(&folder, name, &table("own", &[&[("a", Some(vec![1]))]], Compression::SNAPPY));
+        let found = files(&open(&uri, &columns()).expect("opens")).expect("reads");
+        assert_eq!(found[0].path, format!("{name}/a"));
+    }
+}
+
+#[test]
+fn a_row_group_that_claims_more_rows_than_can_be_is_corrupt() {
+    let folder = tempfile::tempdir().expect("folder");
+    let bytes = table("own", &[&[("a", Some(vec![1; 50]))]], Compression::SNAPPY);
+    let read = ParquetMetaDataReader::new().parse_and_finish(&Bytes::from(bytes.clone())).expect("metadata");
+    for rows in [(MAX_ROWS as i64) + 1, 1 << 58, i64::MAX, -1] {
+        let group = read.row_group(0).clone().into_builder().set_num_rows(rows).build().expect("a row group");
+        let claims = read.clone().into_builder().set_row_groups(vec![group]).build();
+        let mut lying = bytes.clone();
+        ParquetMetaDataWriter::new(&mut lying, &claims).finish().expect("writes");
+        let uri = write(&folder, "x.parquet", &lying);
+        let error = open(&uri, &columns()).expect_err("refused");
+        assert_eq!(error.exit(), Exit::BadData, "{error}");
+        assert!(error.to_string().contains("a row group"), "{error}");
+    }
 }
 
 #[test]

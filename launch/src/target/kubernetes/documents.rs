@@ -20,6 +20,28 @@ pub(super) struct Container<'a> {
     value: &'a mut Value,
 }
 
+/// What pods reserve on their nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Resources {
+    cpus: u64,
+    /// In MiB.
+    memory: u64,
+}
+
+impl std::ops::Add for Resources {
+    type Output = Resources;
+
+    fn add(self, other: Resources) -> Resources {
+        Resources { cpus: self.cpus + other.cpus, memory: self.memory + other.memory }
+    }
+}
+
+impl std::fmt::Display for Resources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} CPUs and {} GiB", self.cpus, self.memory.div_ceil(1024))
+    }
+}
+
 /// The documents of a file.
 pub(super) fn read(text: &str) -> Result<Vec<Document>> {
     serde_yaml_ng::Deserializer::from_str(text)
@@ -116,6 +138,25 @@ impl Document {
         Ok(containers.map(|value| Container { value }).collect())
     }
 
+    /// What all pods of a Job reserve while they run together, and nothing for other objects. Init containers run one by
+    /// one, before the others.
+    pub(super) fn reserved(&self) -> Result<Resources> {
+        let spec = self.value.get("spec").filter(|_| self.kind() == "Job");
+        let Some(spec) = spec else { return Ok(Resources::default()) };
+        let pods = spec.get("parallelism").and_then(Value::as_u64).ok_or_else(|| lacks("parallelism"))?;
+        let mut pod = Resources::default();
+        let mut first = Resources::default();
+        let template = spec.get("template").and_then(|template| template.get("spec")).ok_or_else(|| lacks("a pod"))?;
+        for container in list(template, "containers") {
+            pod = pod + requested(container)?;
+        }
+        for container in list(template, "initContainers") {
+            let alone = requested(container)?;
+            first = Resources { cpus: first.cpus.max(alone.cpus), memory: first.memory.max(alone.memory) };
+        }
+        Ok(Resources { cpus: pods * pod.cpus.max(first.cpus), memory: pods * pod.memory.max(first.memory) })
+    }
+
     pub(super) fn container(&mut self, name: &str) -> Result<Container<'_>> {
         let found = self.containers()?.into_iter().find(|c| c.value.get("name").and_then(Value::as_str) == Some(name));
         found.ok_or_else(|| lacks(name))
@@ -173,6 +214,25 @@ fn lacks(what: &str) -> Error {
 /// The value that stands at `path` of mappings.
 fn at<'a>(value: &'a mut Value, path: &[&str]) -> Result<&'a mut Value> {
     path.iter().try_fold(value, |value, key| value.get_mut(*key).ok_or_else(|| lacks(&path.join("."))))
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value.get(key).and_then(Value::as_sequence).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// What a container asks for; the base has whole CPUs, and memory in Gi and Mi.
+fn requested(container: &Value) -> Result<Resources> {
+    let requests = container.get("resources").and_then(|resources| resources.get("requests"));
+    let text = |name: &str| requests.and_then(|requests| requests.get(name)).and_then(Value::as_str);
+    let memory = text("memory").and_then(|size| match (size.strip_suffix("Gi"), size.strip_suffix("Mi")) {
+        (Some(gibibytes), _) => Some(1024 * gibibytes.parse::<u64>().ok()?),
+        (_, mebibytes) => mebibytes?.parse().ok(),
+    });
+    let cpus = text("cpu").and_then(|count| count.parse().ok());
+    Ok(Resources {
+        cpus: cpus.ok_or_else(|| lacks("requests.cpu"))?,
+        memory: memory.ok_or_else(|| lacks("requests.memory"))?,
+    })
 }
 
 /// The item of a list whose `name` is `name`.

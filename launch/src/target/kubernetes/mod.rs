@@ -7,14 +7,16 @@ mod documents;
 mod names;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use midi_eval::config::EvalModel;
 use midi_ingest::config::{SourceConfig, TokenizerConfig};
 use midi_ingest::job::exit::{Error, Result};
+use midi_ingest::store::local_path_of;
 use serde_yaml_ng::Value;
 
-use crate::committed::local_folder;
 use crate::experiment::Experiment;
-use documents::Document;
+use documents::{Document, Resources};
 
 const INGEST: &str = include_str!("../../../../k8s/base/ingest.yaml");
 const TRAIN: &str = include_str!("../../../../k8s/base/train.yaml");
@@ -27,6 +29,10 @@ pub const EXPERIMENT: &str = "experiment.toml";
 /// The folder in which pods run: a relative `out` is relative to it.
 const WORKING_FOLDER: &str = "/srv/midi-rwkv";
 
+/// The folders at the top of a pod that are the system's.
+const TAKEN: [&str; 13] =
+    ["bin", "dev", "etc", "lib", "lib64", "opt", "proc", "run", "sbin", "sys", "tmp", "usr", "var"];
+
 /// Lost processes and other failures that count, for each process of a training.
 const RESTARTS: u64 = 6;
 
@@ -35,7 +41,7 @@ const RESTARTS: u64 = 6;
 pub struct Settings {
     /// The container image.
     pub image: String,
-    /// Pods of ingest, and of generation and scoring.
+    /// Pods of ingest, and at most so many of generation and scoring: one a model.
     pub workers: u32,
     /// Nodes that train one model.
     pub nodes: u32,
@@ -62,14 +68,21 @@ pub struct Rendering {
 /// Renders `experiment` with `settings`.
 ///
 /// # Errors
-/// An `out` that cannot be a mounted folder: exit code 78.
+/// An `out` that cannot be a mounted folder, models that are based on each other, or a global batch that the processes
+/// of a training cannot share evenly: exit code 78.
 pub fn render(experiment: &Experiment, settings: &Settings) -> Result<Rendering> {
+    experiment.in_order()?;
+    check_processes(experiment, settings)?;
     let mount = mount(&experiment.out)?;
     let run = Run { experiment, settings, name: names::fit(&experiment.name), mount };
     let mut files = BTreeMap::new();
     let mut resources = Vec::new();
+    let mut reserved = Resources::default();
     let mut add = |name: String, documents: &[Document]| -> Result<()> {
         files.insert(name.clone(), documents::text(documents)?);
+        for document in documents {
+            reserved = reserved + document.reserved()?;
+        }
         resources.push(name);
         Ok(())
     };
@@ -87,18 +100,34 @@ pub fn render(experiment: &Experiment, settings: &Settings) -> Result<Rendering>
     if run.mount.is_some() {
         files.insert("volume.yaml".to_owned(), VOLUME.to_owned());
     }
-    Ok(Rendering { files, notes: run.notes() })
+    Ok(Rendering { files, notes: run.notes(reserved) })
+}
+
+/// Refuses numbers with which every pod of a training would end at once.
+fn check_processes(experiment: &Experiment, settings: &Settings) -> Result<()> {
+    let processes = settings.processes();
+    for (model, train) in &experiment.train {
+        let batch = train.global_batch;
+        if !(batch as u64).is_multiple_of(processes) {
+            return Err(Error::mismatch(format!(
+                "`train.{model}.global-batch` is {batch}, which {processes} processes cannot share evenly"
+            ))
+            .hint("choose `--nodes` and `--gpus-per-node` so that their product divides it"));
+        }
+    }
+    Ok(())
 }
 
 /// Where the volume for results is mounted; `None` if they go to an object store.
 fn mount(out: &str) -> Result<Option<String>> {
-    let Some(folder) = local_folder(out) else { return Ok(None) };
-    let absolute = if folder.starts_with('/') { folder.to_owned() } else { format!("{WORKING_FOLDER}/{folder}") };
+    let Some(folder) = local_path_of(out) else { return Ok(None) };
+    let absolute = Path::new(WORKING_FOLDER).join(folder).display().to_string();
     let parts: Vec<&str> = absolute.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
-    let parent = parts.split_last().map(|(_, folders)| format!("/{}", folders.join("/"))).unwrap_or_default();
-    // The folders that every pod has for something else, and those that would hide its programs.
-    let taken = ["", "/", "/tmp", "/dev", "/dev/shm", "/etc", "/etc/midi-rwkv", "/usr", "/usr/local", "/opt"];
-    if parts.contains(&"..") || taken.contains(&parent.as_str()) {
+    let above = parts.split_last().map(|(_, folders)| folders).unwrap_or_default();
+    let parent = format!("/{}", above.join("/"));
+    // A volume at one of these, or below, would hide the programs or what a pod has there for something else.
+    let taken = above.first().is_none_or(|top| TAKEN.contains(top));
+    if taken || parts.contains(&"..") {
         return Err(Error::mismatch(format!("`out` is `{out}`, whose parent cannot be a mounted volume in a pod"))
             .hint("use the URL of an object store, or a folder such as `runs/NAME`"));
     }
@@ -120,7 +149,7 @@ impl Run<'_> {
         let mut documents = documents::read(INGEST)?;
         for job in &mut documents {
             self.set_common(job)?;
-            self.set_workers(job)?;
+            self.set_workers(job, u64::from(self.settings.workers))?;
         }
         Ok(documents)
     }
@@ -157,10 +186,13 @@ impl Run<'_> {
 
     fn eval(&self) -> Result<Vec<Document>> {
         let mut documents = documents::read(EVAL)?;
+        // Pods share the models: more of them than there are models would have nothing to do.
+        let models = self.experiment.eval.iter().map(|eval| eval.models.len() as u64).sum::<u64>();
+        let workers = u64::from(self.settings.workers).min(models.max(1));
         for job in &mut documents {
             self.set_common(job)?;
             if job.is_indexed() {
-                self.set_workers(job)?;
+                self.set_workers(job, workers)?;
             }
             if !self.experiment.train.is_empty() {
                 continue;
@@ -197,12 +229,12 @@ impl Run<'_> {
     }
 
     /// Sets the number of pods that share the work, in the job and in the arguments of those who must know it.
-    fn set_workers(&self, job: &mut Document) -> Result<()> {
-        job.set(&["spec", "completions"], u64::from(self.settings.workers))?;
-        job.set(&["spec", "parallelism"], u64::from(self.settings.workers))?;
+    fn set_workers(&self, job: &mut Document, workers: u64) -> Result<()> {
+        job.set(&["spec", "completions"], workers)?;
+        job.set(&["spec", "parallelism"], workers)?;
         for mut container in job.containers()? {
             if container.has_argument("--workers") {
-                container.set_argument("--workers", &self.settings.workers.to_string())?;
+                container.set_argument("--workers", &workers.to_string())?;
             }
         }
         Ok(())
@@ -226,23 +258,45 @@ impl Run<'_> {
         documents::text(&[Document::of(kustomization)])
     }
 
-    fn notes(&self) -> Vec<String> {
+    fn notes(&self, reserved: Resources) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(path) = &self.mount {
             notes.push(format!(
                 "results are written to the volume claim `midi-rwkv-runs`, mounted at `{path}`: `volume.yaml` makes it, once a namespace"
             ));
         }
-        let Some(ingest) = &self.experiment.ingest else { return notes };
-        if let SourceConfig::Folder { uri } | SourceConfig::Archive { uri } = &ingest.source
-            && local_folder(uri).is_some()
-        {
-            notes.push(format!("`ingest.source.uri` is the local path `{uri}`: it must be there inside the pods"));
-        }
-        if let TokenizerConfig::File { path } = &ingest.tokenizer {
-            notes.push(format!("`ingest.tokenizer.path` is the local path `{path}`: it must be there inside the pods"));
-        }
+        let inside = |(key, path)| format!("`{key}` is the local path `{path}`: it must be there inside the pods");
+        notes.extend(self.local_paths().into_iter().map(inside));
+        notes.push(format!(
+            "the jobs reserve {reserved} together, also while they wait for each other; on less, apply ingest.yaml, train-*.yaml and eval.yaml one after the other"
+        ));
         notes
+    }
+
+    /// What the experiment reads and does not make, as far as it names a place on a disk: keys and paths.
+    fn local_paths(&self) -> Vec<(String, &str)> {
+        let experiment = self.experiment;
+        let mut paths = Vec::new();
+        if let Some(ingest) = &experiment.ingest {
+            match &ingest.source {
+                SourceConfig::Synth { .. } => {}
+                SourceConfig::Folder { uri } | SourceConfig::Archive { uri } | SourceConfig::Parquet { uri, .. } => {
+                    paths.push(("ingest.source.uri".to_owned(), uri.as_str()));
+                }
+            }
+            if let TokenizerConfig::File { path } = &ingest.tokenizer {
+                paths.push(("ingest.tokenizer.path".to_owned(), path.as_str()));
+            }
+        }
+        let bases = experiment.bases().map(|(model, base)| (format!("train.{model}.base"), base));
+        paths.extend(bases);
+        for model in experiment.eval.iter().flat_map(|eval| &eval.models) {
+            if let EvalModel::Checkpoint { name, path } = model {
+                paths.push((format!("eval.models.{name}.path"), path));
+            }
+        }
+        paths.retain(|(_, path)| local_path_of(path).is_some());
+        paths
     }
 }
 
@@ -255,8 +309,16 @@ mod tests {
         assert_eq!(mount("runs/demo").expect("fits").as_deref(), Some("/srv/midi-rwkv/runs"));
         assert_eq!(mount("file:///data/runs/demo").expect("fits").as_deref(), Some("/data/runs"));
         assert_eq!(mount("s3://bucket/demo").expect("fits"), None);
-        for out in ["/demo", "/tmp/demo", "../demo", "/etc/midi-rwkv/demo"] {
+        for out in ["/demo", "/tmp/demo", "../demo", "/etc/midi-rwkv/demo", "/", "file:///demo"] {
             assert!(mount(out).is_err(), "{out}");
         }
+    }
+
+    #[test]
+    fn the_volume_hides_no_folder_of_the_system() {
+        for out in ["/usr/local/bin/demo", "/opt/libtorch/x", "/lib/x", "/proc/x", "/sys/x", "/var/./x", "//run/x"] {
+            assert!(mount(out).is_err(), "{out}");
+        }
+        assert_eq!(mount("/mnt/usr/demo").expect("fits").as_deref(), Some("/mnt/usr"));
     }
 }
