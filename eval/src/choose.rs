@@ -22,7 +22,7 @@ const TRIES: usize = 200;
 /// grid cannot say.
 ///
 /// # Errors
-/// There is no song (65), a control is unknown, or too few sections fit the limits (78).
+/// There is no song (65), or too few sections fit the limits (78).
 pub fn choose(
     songs: &[Song],
     meter: Meter,
@@ -35,11 +35,8 @@ pub fn choose(
     if songs.is_empty() {
         return Err(Error::data("there is no test song").hint("raise `ingest.split.test`"));
     }
-    if config.bars.is_empty() || config.bars.contains(&0) {
-        return Err(Error::mismatch("`eval.prompts.bars` must list numbers from 1 up"));
-    }
-    let asked = config.controls.iter().map(|name| originals(name, config.infill)).collect::<Result<Vec<Asked>>>()?;
-    let mut rows = Vec::with_capacity(config.count);
+    let asked = config.asked()?;
+    let mut rows = Vec::new();
     for number in 0..config.count {
         let mut draws = Keyed::new(seed, "prompts", number as u64);
         let count = config.bars[number % config.bars.len()];
@@ -51,7 +48,7 @@ pub fn choose(
             let start = draws.below(reached.checked_sub(count)? + 1);
             let bars = start..start + count;
             let context = match config.infill {
-                Kind::Bars => config.context_factor * count,
+                Kind::Bars => config.context_factor.saturating_mul(count).min(piece.bars()),
                 // Without another track to hear there is nothing to go by.
                 Kind::Track if others(&piece, track).any(|other| other.has_notes(bars.clone())) => 0,
                 Kind::Track => return None,
@@ -91,17 +88,6 @@ pub fn choose(
             .hint("raise `eval.prompts.max-tokens`, or lower `bars`, `context-factor` or `min-notes`"));
     }
     Ok(rows)
-}
-
-/// A control with the original's values.
-fn originals(name: &str, infill: Kind) -> Result<Asked> {
-    let asked = Asked::parse(name, infill == Kind::Bars)
-        .map_err(|e| Error::mismatch("in `eval.prompts.controls`").because(e))?;
-    match asked.values.is_empty() {
-        true => Ok(asked),
-        false => Err(Error::mismatch(format!("`eval.prompts.controls` gives a value: `{name}`"))
-            .hint("name the controls only; the values are the original's")),
-    }
 }
 
 fn others(piece: &Piece, track: usize) -> impl Iterator<Item = &BarTokens> {

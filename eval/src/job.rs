@@ -56,18 +56,8 @@ impl<'a> Eval<'a> {
     /// The configuration is wrong (78), ingest has not finished (65), or the store fails (74).
     pub fn new(experiment: &'a Experiment) -> Result<Self> {
         let config: EvalConfig = experiment.section("eval")?;
-        let mut models: Vec<String> = config.models.iter().map(|model| model.name().to_owned()).collect();
-        for name in &models {
-            let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-            if name.is_empty() || !name.chars().all(fits) || models.iter().filter(|other| *other == name).count() > 1 {
-                return Err(Error::mismatch(format!("the model name `{name}` in `eval.models`"))
-                    .hint("names are letters, digits, `-` and `_`, each used once"));
-            }
-        }
-        if let Some(name) = config.comparisons.iter().flatten().find(|name| !models.contains(name)) {
-            return Err(Error::mismatch(format!("`eval.comparisons` names `{name}`"))
-                .hint(format!("`eval.models` has {}", models.join(", "))));
-        }
+        config.check()?;
+        let models = config.models.iter().map(|model| model.name().to_owned()).collect();
         let store = Store::open(&experiment.out)?;
         let data = Store::open(&format!("{}/ingest", experiment.out))?;
         let manifest = Manifest::load(&data)?;
@@ -79,7 +69,6 @@ impl<'a> Eval<'a> {
         // Batch and threads change the speed, not the result.
         let essence = EvalConfig { batch: 1, threads: None, ..config.clone() };
         let config_hash = key_of(&(&essence, experiment.seed, &manifest.key, env!("CARGO_PKG_VERSION")));
-        models.shrink_to_fit();
         let plan = EvalPlan { run_id: experiment.name.clone(), config_hash, prompts: config.prompts.count, models };
         Ok(Eval { experiment, config, store, manifest, tokenizer, plan })
     }
