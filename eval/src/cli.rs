@@ -150,8 +150,10 @@ pub(crate) fn run(cli: &Cli) -> Result<String> {
         }
         Command::Plan(experiment) => {
             let experiment = experiment.load()?;
-            let prompts = Eval::new(&experiment)?.prompts()?;
-            Ok(format!("{} prompts in {}/eval/prompts", prompts.len(), experiment.out))
+            let eval = Eval::new(&experiment)?;
+            let (chosen, wanted) = (eval.prompts()?.len(), eval.plan().prompts);
+            let fewer = if chosen < wanted { format!(" of {wanted}") } else { String::new() };
+            Ok(format!("{chosen}{fewer} prompts in {}/eval/prompts", experiment.out))
         }
         Command::Generate(WorkerArgs { experiment, worker, workers }) => {
             let experiment = experiment.load()?;
@@ -205,7 +207,7 @@ fn infill(args: &InfillArgs, progress: &Progress) -> Result<String> {
     let prompt = prompt(args, kind, bars.clone(), &piece, &tokenizer)?;
     let question = Question { id: shown.to_string(), prompt, kind, bars: bars.len() };
     let sampler = sampler(bars.len());
-    let answers = answer(&model, &tokenizer, &[question], &sampler, args.seed, 1, &mut |_| Ok(()))?;
+    let answers = answer(&model, &tokenizer, &[question], &sampler, args.seed, 1, &mut |_, _| Ok(()))?;
     let Some(answer) = answers.first() else { return Err(Error::bug("a question has no answer")) };
     let fill = bars_of(&tokenizer.bpe().decode(&answer.ids));
     let written = written(answer, fill.len(), &bars)?;

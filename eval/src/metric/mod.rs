@@ -116,9 +116,6 @@ impl Metric {
     pub const REPORTED: [Metric; 4] =
         [Metric::ContentPreservation, Metric::Groove, Metric::PitchClassEntropy, Metric::OnsetF1OneToOne];
 
-    /// How the attribute controls were followed.
-    pub const CONTROLS: [Metric; 3] = [Metric::DensityDelta, Metric::DurationDelta, Metric::PolyphonyDelta];
-
     /// The name in the tables.
     pub fn name(self) -> &'static str {
         match self {
