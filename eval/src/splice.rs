@@ -15,7 +15,7 @@ use crate::prompt::Piece;
 ///
 /// Bars that are missing in `fill` are empty, bars too many are left out, and a note that begins after its
 /// bar's end is left out too: an answer changes nothing outside of its section. So it is in the file that is made of
-/// the score, too, see [`apart`].
+/// the score, too: a note that a file cannot hold beside the others is cut or left out.
 pub fn splice(piece: &Piece, track: usize, bars: Range<usize>, fill: &[Vec<u16>]) -> Score {
     let mut score = piece.score.clone();
     let mut starts = bar_ticks(&piece.score, Until::End).unwrap_or_default();
