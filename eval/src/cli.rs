@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use midi_eval::config::SamplerConfig;
-use midi_eval::generate::{Question, answer};
+use midi_eval::generate::{Answer, Question, answer};
 use midi_eval::job::Eval;
 use midi_eval::prompt::{Piece, Prompt, Request};
 use midi_eval::splice::{bars_of, splice};
@@ -22,6 +22,9 @@ use midi_ingest::token::control::Asked;
 use midi_train::checkpoint::open_model;
 use midi_train::model::Rwkv7;
 use midi_train::wkv::{CpuWkv, WkvBackend};
+
+/// Most tokens of a bar in an answer, on average.
+const TOKENS_OF_A_BAR: usize = 256;
 
 /// Infills test music with every model under comparison and measures the answers.
 #[derive(Debug, Parser)]
@@ -44,6 +47,10 @@ enum Command {
     /// Compare the models and write the report
     Compare(ExperimentArgs),
     /// Infill bars of one MIDI file
+    ///
+    /// The file that is written holds the whole piece as the model sees it: notes on a grid of twelve steps a beat, time
+    /// signatures, programs, and velocities and tempos rounded. Pedals and other controllers, lyrics, key signatures and
+    /// track names are left out, of all tracks.
     Infill(InfillArgs),
 }
 
@@ -143,8 +150,10 @@ pub(crate) fn run(cli: &Cli) -> Result<String> {
         }
         Command::Plan(experiment) => {
             let experiment = experiment.load()?;
-            let prompts = Eval::new(&experiment)?.prompts()?;
-            Ok(format!("{} prompts in {}/eval/prompts", prompts.len(), experiment.out))
+            let eval = Eval::new(&experiment)?;
+            let (chosen, wanted) = (eval.prompts()?.len(), eval.plan().prompts);
+            let fewer = if chosen < wanted { format!(" of {wanted}") } else { String::new() };
+            Ok(format!("{chosen}{fewer} prompts in {}/eval/prompts", experiment.out))
         }
         Command::Generate(WorkerArgs { experiment, worker, workers }) => {
             let experiment = experiment.load()?;
@@ -197,12 +206,40 @@ fn infill(args: &InfillArgs, progress: &Progress) -> Result<String> {
     }
     let prompt = prompt(args, kind, bars.clone(), &piece, &tokenizer)?;
     let question = Question { id: shown.to_string(), prompt, kind, bars: bars.len() };
-    let sampler = SamplerConfig::default();
-    let answers = answer(&model, &tokenizer, &[question], &sampler, args.seed, 1, &mut |_| Ok(()))?;
-    let fill = answers.first().map(|answer| bars_of(&tokenizer.bpe().decode(&answer.ids))).unwrap_or_default();
-    let score = splice(&piece, args.track, bars.clone(), &fill);
+    let sampler = sampler(bars.len());
+    let answers = answer(&model, &tokenizer, &[question], &sampler, args.seed, 1, &mut |_, _| Ok(()))?;
+    let Some(answer) = answers.first() else { return Err(Error::bug("a question has no answer")) };
+    let fill = bars_of(&tokenizer.bpe().decode(&answer.ids));
+    let written = written(answer, fill.len(), &bars)?;
+    let score = splice(&piece, args.track, written.clone(), &fill);
     fs_err::write(&args.output, smf::write(&score)).map_err(at_path("write", &args.output))?;
-    Ok(format!("bars {}:{} of track {} -> {}", bars.start, bars.end, args.track, args.output.display()))
+    let mut said =
+        format!("bars {}:{} of track {} -> {}", written.start, written.end, args.track, args.output.display());
+    if written.end < bars.end {
+        said += &format!("\nbars {}:{} are as they were: the answer stopped before them", written.end, bars.end);
+        said += &format!("; ask for them with `--bars {}:{}`", written.end, bars.end);
+    }
+    Ok(said)
+}
+
+/// How tokens are drawn for so many bars, with room for dense ones.
+fn sampler(bars: usize) -> SamplerConfig {
+    let usual = SamplerConfig::default();
+    SamplerConfig { max_tokens: usual.max_tokens.max(bars.saturating_mul(TOKENS_OF_A_BAR)), ..usual }
+}
+
+/// Which of `bars` an answer of `reached` bars is for. One that was cut off says nothing about the bars after its last.
+///
+/// # Errors
+/// It has no bar at all: exit code 65.
+fn written(answer: &Answer, reached: usize, bars: &Range<usize>) -> Result<Range<usize>> {
+    match answer.stop {
+        "max-tokens" | "nothing-allowed" if reached == 0 => {
+            Err(Error::data("the model wrote no bar").hint("try another `--seed`"))
+        }
+        "max-tokens" | "nothing-allowed" => Ok(bars.start..bars.end.min(bars.start + reached)),
+        _ => Ok(bars.clone()),
+    }
 }
 
 /// The model that answers, after checking that it speaks the tokenizer's vocabulary.
@@ -220,7 +257,7 @@ fn prompt(args: &InfillArgs, kind: Kind, bars: Range<usize>, piece: &Piece, toke
     if !controls.is_empty() && !tokenizer.has_controls() {
         return Err(Error::mismatch("the tokenizer has no ids for attribute controls").hint("leave out `--control`"));
     }
-    let context = args.context_bars.unwrap_or(4 * bars.len());
+    let context = args.context_bars.unwrap_or(bars.len().saturating_mul(4));
     piece.prompt(tokenizer, &Request { kind, track: args.track, bars, context, controls })
 }
 
@@ -236,6 +273,7 @@ fn meter_beside(tokenizer: &Path) -> Result<Meter> {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use midi_ingest::job::Exit;
 
     use super::*;
 
@@ -251,5 +289,17 @@ mod tests {
         assert!(Cli::try_parse_from([track.as_slice(), more.as_slice()].concat()).is_ok());
         assert!("12:8".parse::<Bars>().is_err());
         assert!("8".parse::<Bars>().is_err());
+    }
+
+    #[test]
+    fn an_answer_that_was_cut_off_leaves_the_bars_that_it_did_not_reach() {
+        let answer = |stop| Answer { ids: Vec::new(), stop };
+        let written = |stop, reached| written(&answer(stop), reached, &(8..64)).map_err(|error| error.exit());
+        assert_eq!(written("max-tokens", 5), Ok(8..13));
+        assert_eq!(written("max-tokens", 56), Ok(8..64));
+        assert_eq!(written("nothing-allowed", 1), Ok(8..9));
+        assert_eq!(written("max-tokens", 0), Err(Exit::BadData));
+        assert_eq!(written("track-end", 5), Ok(8..64), "a track may end before the others do");
+        assert_eq!((sampler(1).max_tokens, sampler(56).max_tokens), (512, 56 * 256));
     }
 }

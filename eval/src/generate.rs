@@ -96,7 +96,7 @@ struct Group<'a> {
 }
 
 /// Answers all questions, at most `batch` (but at least 16) at a time; whoever is done makes room for the
-/// next. `done` is told the index of each question that is finished.
+/// next. `done` is told each answer with the index of its question, as it is finished.
 ///
 /// # Errors
 /// An id that the model does not have; logits that are not numbers (70); or what `done` returns.
@@ -107,20 +107,22 @@ pub fn answer(
     config: &SamplerConfig,
     seed: u64,
     batch: usize,
-    done: &mut dyn FnMut(usize) -> Result<()>,
+    done: &mut dyn FnMut(usize, &Answer) -> Result<()>,
 ) -> Result<Vec<Answer>> {
     let banned = Banned::of(tokenizer);
     let mut answers = vec![Answer { ids: Vec::new(), stop: "nothing-allowed" }; questions.len()];
     let mut waiting = questions.iter().enumerate();
-    let mut groups: Vec<Group<'_>> = (0..batch.div_ceil(ROWS).max(1)).map(|_| Group::empty(model)).collect();
+    let mut groups: Vec<Group<'_>> =
+        (0..batch.min(questions.len()).div_ceil(ROWS)).map(|_| Group::empty(model)).collect();
     loop {
         let mut working = false;
         for group in &mut groups {
             group.fill(model, &mut waiting, tokenizer.size(), seed)?;
             working |= !group.live.is_empty();
             group.advance(model, tokenizer, &banned, config, &mut |place, answer| {
+                done(place, &answer)?;
                 answers[place] = answer;
-                done(place)
+                Ok(())
             })?;
         }
         if !working {
@@ -182,7 +184,7 @@ impl<'a> Group<'a> {
         let (mut going, mut rows, mut next) = (Vec::new(), Vec::new(), Vec::new());
         let live = std::mem::take(&mut self.live).into_iter().zip(values.chunks(tokenizer.size()));
         for (row, (mut one, logits)) in live.enumerate() {
-            if logits.iter().any(|logit| logit.is_nan()) {
+            if logits.iter().any(|logit| !logit.is_finite()) {
                 return Err(Error::new(
                     Exit::Diverged,
                     format!("prompt `{}`: logits are not numbers", one.question.id),

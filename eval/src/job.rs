@@ -1,26 +1,26 @@
 //! The evaluation job: prompts chosen once, answers of every model, metrics, comparisons. Each step reads
 //! what the step before has stored and skips what stands there already.
 
-use std::time::Instant;
+mod answering;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use midi_ingest::job::config::key_of;
 use midi_ingest::job::exit::{Error, Exit, Result};
 use midi_ingest::job::{Experiment, Progress, Shutdown, provenance};
-use midi_ingest::score::smf;
+use midi_ingest::score::{Score, Track, smf};
 use midi_ingest::shard::{Manifest, Song, Split, Status as SongStatus, read_songs};
 use midi_ingest::store::Store;
 use midi_ingest::token::Tokenizer;
+use midi_ingest::token::control::Control;
 use serde::Serialize;
 
 use crate::choose::choose;
 use crate::config::{EvalConfig, EvalModel};
-use crate::generate::{Question, answer};
 use crate::metric::{Measures, Metric, measure};
-use crate::models::{Answerer, open};
-use crate::prompt::{Piece, Prompt};
+use crate::prompt::Piece;
 use crate::report::Report;
-use crate::results::{Answers, GenerationRow, Labels, MetricRow, PromptRow, Status, read, scan, write};
-use crate::splice::{bars_of, splice};
+use crate::results::{Answers, GenerationRow, Labels, MetricRow, PromptRow, read, scan, write};
 
 const PROMPTS: &str = "eval/prompts/prompts.parquet";
 
@@ -30,9 +30,10 @@ const PROMPTS: &str = "eval/prompts/prompts.parquet";
 pub struct EvalPlan {
     /// The run.
     pub run_id: String,
-    /// Fingerprint of configuration, seed and data.
+    /// Fingerprint of what makes an answer and its metrics what they are, besides the model: configuration, seed and
+    /// data.
     pub config_hash: String,
-    /// Prompts.
+    /// Prompts that are wanted.
     pub prompts: usize,
     /// The models, by name.
     pub models: Vec<String>,
@@ -56,18 +57,8 @@ impl<'a> Eval<'a> {
     /// The configuration is wrong (78), ingest has not finished (65), or the store fails (74).
     pub fn new(experiment: &'a Experiment) -> Result<Self> {
         let config: EvalConfig = experiment.section("eval")?;
-        let mut models: Vec<String> = config.models.iter().map(|model| model.name().to_owned()).collect();
-        for name in &models {
-            let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-            if name.is_empty() || !name.chars().all(fits) || models.iter().filter(|other| *other == name).count() > 1 {
-                return Err(Error::mismatch(format!("the model name `{name}` in `eval.models`"))
-                    .hint("names are letters, digits, `-` and `_`, each used once"));
-            }
-        }
-        if let Some(name) = config.comparisons.iter().flatten().find(|name| !models.contains(name)) {
-            return Err(Error::mismatch(format!("`eval.comparisons` names `{name}`"))
-                .hint(format!("`eval.models` has {}", models.join(", "))));
-        }
+        config.check()?;
+        let models = config.models.iter().map(|model| model.name().to_owned()).collect();
         let store = Store::open(&experiment.out)?;
         let data = Store::open(&format!("{}/ingest", experiment.out))?;
         let manifest = Manifest::load(&data)?;
@@ -76,10 +67,10 @@ impl<'a> Eval<'a> {
             return Err(Error::mismatch("`eval.prompts.controls`: the tokenizer has no ids for attribute controls")
                 .hint("take a tokenizer that has, such as a learned one, or leave the controls out"));
         }
-        // Batch and threads change the speed, not the result.
-        let essence = EvalConfig { batch: 1, threads: None, ..config.clone() };
+        // Batch and threads change the speed, not the result. Rows say which model and checkpoint they are of, so another
+        // model or comparison leaves those that are there as they are.
+        let essence = EvalConfig { models: vec![], comparisons: vec![], batch: 1, threads: None, ..config.clone() };
         let config_hash = key_of(&(&essence, experiment.seed, &manifest.key, env!("CARGO_PKG_VERSION")));
-        models.shrink_to_fit();
         let plan = EvalPlan { run_id: experiment.name.clone(), config_hash, prompts: config.prompts.count, models };
         Ok(Eval { experiment, config, store, manifest, tokenizer, plan })
     }
@@ -89,24 +80,18 @@ impl<'a> Eval<'a> {
         &self.plan
     }
 
-    /// Chooses the prompts and stores them, unless they are stored already.
+    /// Chooses the prompts and stores them, unless they are stored already. There may be fewer than were wanted, see
+    /// [`choose`].
     ///
     /// # Errors
     /// Prompts of another configuration stand there (78), or as [`choose`].
     pub fn prompts(&self) -> Result<Vec<PromptRow>> {
         if let Some(bytes) = self.store.get(PROMPTS)? {
             let rows: Vec<PromptRow> = read(bytes, PROMPTS)?;
-            if rows.iter().any(|row| row.config_hash != self.plan.config_hash) {
-                return Err(Error::mismatch(format!(
-                    "`{}/eval` was made by another configuration",
-                    self.store.shown()
-                ))
-                .hint("choose another `name` or `out`, or remove the `eval` folder"));
-            }
-            return Ok(rows);
+            let ours = |row: &PromptRow| (&row.run_id, &row.config_hash) == (&self.plan.run_id, &self.plan.config_hash);
+            return if rows.iter().all(ours) { Ok(rows) } else { Err(self.another("eval")) };
         }
-        let env = provenance::Env::of("midi-eval", env!("CARGO_PKG_VERSION"));
-        provenance::write(&self.store, "eval", self.experiment, &self.plan, &env)?;
+        self.provenance()?;
         let mut songs: Vec<Song> = Vec::new();
         for table in &self.manifest.songs {
             let name = format!("ingest/{}", table.path);
@@ -127,107 +112,98 @@ impl<'a> Eval<'a> {
         Ok(rows)
     }
 
-    /// Lets this worker's models (every `of`th, from `worker`) answer all prompts.
+    fn provenance(&self) -> Result<()> {
+        let env = provenance::Env::of("midi-eval", env!("CARGO_PKG_VERSION"));
+        provenance::write(&self.store, "eval", self.experiment, &self.plan, &env)
+    }
+
+    /// The error where rows of another configuration stand.
+    fn another(&self, at: &str) -> Error {
+        Error::mismatch(format!("`{}/{at}` was made by another configuration", self.store.shown()))
+            .hint("choose another `name` or `out`, or remove the `eval` folder")
+    }
+
+    /// The error where `step` has not done all of its work.
+    fn run_first(&self, what: &str, step: &str) -> Error {
+        Error::new(Exit::RunAgain, format!("`{}/{what}", self.store.shown()))
+            .hint(format!("run `midi-eval {step}` for every model first"))
+    }
+
+    /// Every `of`th model, from `worker`.
     ///
     /// # Errors
-    /// A checkpoint is missing or does not fit (78), the store fails (74), or the process was asked to stop (75).
+    /// There is no such worker (78).
+    fn share(&self, worker: usize, of: usize) -> Result<impl Iterator<Item = &EvalModel>> {
+        if worker >= of {
+            return Err(Error::mismatch(format!("worker {worker} of {of} does not exist")).hint("workers count from 0"));
+        }
+        Ok(self.config.models.iter().skip(worker).step_by(of))
+    }
+
+    /// Lets this worker's models (every `of`th, from `worker`) answer all prompts. Answers that are stored already stay.
+    ///
+    /// # Errors
+    /// There is no such worker, or a checkpoint is missing or does not fit (78), the store fails (74), or the process was
+    /// asked to stop (75).
     pub fn generate(&self, worker: usize, of: usize, progress: &Progress, shutdown: &Shutdown) -> Result<()> {
+        let models = self.share(worker, of)?;
         let prompts = self.prompts()?;
-        for model in self.config.models.iter().skip(worker).step_by(of.max(1)) {
+        self.provenance()?;
+        if prompts.len() < self.plan.prompts {
+            progress.note(&format!(
+                "the test songs have {} different sections that fit `[eval.prompts]`; {} prompts were wanted",
+                prompts.len(),
+                self.plan.prompts
+            ));
+        }
+        for model in models {
             shutdown.check("the models before have answered")?;
             self.generate_one(model, &prompts, progress, shutdown)?;
         }
         Ok(())
     }
 
-    fn generate_one(
-        &self,
-        model: &EvalModel,
-        prompts: &[PromptRow],
-        progress: &Progress,
-        shutdown: &Shutdown,
-    ) -> Result<()> {
-        if let Some(threads) = self.config.threads {
-            tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+    /// A model's answers to all prompts.
+    ///
+    /// # Errors
+    /// Some are missing yet (75), are of another configuration (78), or answer something else (65).
+    fn generations(&self, model: &str, prompts: &[PromptRow]) -> Result<Vec<GenerationRow>> {
+        let at = generations(model);
+        let bytes =
+            self.store.get(&at)?.ok_or_else(|| self.run_first(&format!("{at}` is not there yet"), "generate"))?;
+        let rows: Vec<GenerationRow> = read(bytes, &at)?;
+        if rows.iter().any(|row| row.config_hash != self.plan.config_hash) {
+            return Err(self.another(&at));
         }
-        let mut warn = |text: &str| progress.note(text);
-        let (answerer, hash) = open(model, self.experiment, &self.manifest.vocabulary, &mut warn)?;
-        let at = format!("eval/generations/{}.parquet", model.name());
-        if let Some(bytes) = self.store.get(&at)? {
-            let rows: Vec<GenerationRow> = read(bytes, &at)?;
-            let same = |row: &GenerationRow| row.checkpoint_hash == hash && row.config_hash == self.plan.config_hash;
-            if rows.len() == prompts.len() && rows.iter().all(same) {
-                progress.note(&format!("{} has answered already", model.name()));
-                return Ok(());
-            }
+        let asked: BTreeSet<&str> = prompts.iter().map(|prompt| prompt.prompt_id.as_str()).collect();
+        let told: BTreeSet<&str> = rows.iter().map(|row| row.prompt_id.as_str()).collect();
+        if told.len() < rows.len() || !told.is_subset(&asked) {
+            return Err(Error::data(format!("`{at}` answers an unknown prompt, or one twice")));
         }
-        progress.begin(&format!("{} answers", model.name()), prompts.len() as u64, "prompts");
-        let began = Instant::now();
-        let pieces = prompts.iter().map(piece_of).collect::<Result<Vec<_>>>()?;
-        let mut rows = Vec::with_capacity(prompts.len());
-        let answers = match &answerer {
-            Answerer::CopyBefore => None,
-            Answerer::Network(network) => {
-                let question = |row: &PromptRow| Question {
-                    id: row.prompt_id.clone(),
-                    prompt: Prompt { tokens: row.tokens.clone(), openings: row.openings.clone() },
-                    kind: row.kind,
-                    bars: (row.bar_end - row.bar_start) as usize,
-                };
-                let questions: Vec<Question> = prompts.iter().map(question).collect();
-                let mut done = |_| {
-                    progress.advance(1);
-                    shutdown.check("no answer of this model is kept")
-                };
-                let (sampler, seed) = (&self.config.sampler, self.experiment.seed);
-                Some(answer(network, &self.tokenizer, &questions, sampler, seed, self.config.batch, &mut done)?)
-            }
-        };
-        for (index, (prompt, piece)) in prompts.iter().zip(&pieces).enumerate() {
-            let (track, bars) = (prompt.track as usize, prompt.bar_start as usize..prompt.bar_end as usize);
-            let (ids, fill, stop) = match &answers {
-                Some(answers) => {
-                    let answer = &answers[index];
-                    (answer.ids.clone(), bars_of(&self.tokenizer.bpe().decode(&answer.ids)), answer.stop)
-                }
-                None => (Vec::new(), bars_before(piece, track, bars.clone()), "copied"),
-            };
-            rows.push(GenerationRow {
-                run_id: self.plan.run_id.clone(),
-                prompt_id: prompt.prompt_id.clone(),
-                model: model.name().to_owned(),
-                checkpoint_hash: hash.clone(),
-                config_hash: self.plan.config_hash.clone(),
-                seed: self.experiment.seed,
-                tokens: ids,
-                stop_reason: stop.to_owned(),
-                seconds: began.elapsed().as_secs_f64() / prompts.len() as f64,
-                status: Status::Ok,
-                reason: None,
-                midi: Some(smf::write(&splice(piece, track, bars, &fill))),
-            });
+        if rows.len() < prompts.len() {
+            let so_far = format!("{at}` has {} of {} answers yet", rows.len(), prompts.len());
+            return Err(self.run_first(&so_far, "generate"));
         }
-        self.store.put(&at, write(&rows)?)?;
-        progress.finish(&format!("{} answered {} prompts", model.name(), rows.len()));
-        Ok(())
+        Ok(rows)
     }
 
     /// Measures this worker's models' answers.
     ///
     /// # Errors
-    /// Answers are missing (65), or the store fails (74).
+    /// There is no such worker (78), answers are missing yet (75), or the store fails (74).
     pub fn score(&self, worker: usize, of: usize) -> Result<()> {
+        let models = self.share(worker, of)?;
         let prompts = self.prompts()?;
-        for model in self.config.models.iter().skip(worker).step_by(of.max(1)) {
-            let at = format!("eval/generations/{}.parquet", model.name());
-            let answers: Vec<GenerationRow> = read(self.store.read(&at)?, &at)?;
+        let by_id: BTreeMap<&str, &PromptRow> = prompts.iter().map(|row| (row.prompt_id.as_str(), row)).collect();
+        for model in models {
             let mut rows: Vec<MetricRow> = Vec::new();
-            for answer in &answers {
-                let prompt = prompts.iter().find(|prompt| prompt.prompt_id == answer.prompt_id);
-                let prompt = prompt.ok_or_else(|| Error::data(format!("`{at}` answers an unknown prompt")))?;
+            for answer in &self.generations(model.name(), &prompts)? {
+                let prompt = by_id[answer.prompt_id.as_str()];
                 let original = piece_of(prompt)?.score;
                 let measures = match answer.midi.as_deref().map(smf::read) {
-                    Some(Ok(infilled)) => measure(&original, &keep_tracks(infilled, prompt), &prompt.section()),
+                    Some(Ok(infilled)) => {
+                        measure(&original, &keep_track(infilled, &original, prompt), &prompt.section())
+                    }
                     Some(Err(reject)) => Measures::undefined(reject),
                     None => Measures::undefined(answer.reason.as_deref().unwrap_or("there is no answer")),
                 };
@@ -240,7 +216,7 @@ impl<'a> Eval<'a> {
                 };
                 rows.extend(MetricRow::of(&measures, labels));
             }
-            self.store.put(&format!("eval/metrics/{}.parquet", model.name()), write(&rows)?)?;
+            self.store.put(&metrics(model.name()), write(&rows)?)?;
         }
         Ok(())
     }
@@ -248,33 +224,73 @@ impl<'a> Eval<'a> {
     /// Compares the models and writes the report; returns it.
     ///
     /// # Errors
-    /// Metrics of a model are missing yet (75), or the store fails (74).
+    /// Metrics of a model's answers are missing yet (75), are of another configuration (78), or the store fails (74).
     pub fn compare(&self) -> Result<Report> {
-        let mut rows = Vec::new();
-        for model in &self.plan.models {
-            let at = format!("eval/metrics/{model}.parquet");
-            let bytes = self.store.get(&at)?.ok_or_else(|| {
-                Error::new(Exit::RunAgain, format!("`{}/{at}` is not there yet", self.store.shown()))
-                    .hint("run `midi-eval generate` and `midi-eval score` for every model first")
-            })?;
-            if self.store.local_path(&at).is_none() {
-                rows.extend(read::<MetricRow>(bytes, &at)?);
-            }
-        }
-        if let Some(folder) = self.store.local_path("eval/metrics") {
-            rows = scan::metric_rows(&folder, &self.plan.run_id)?;
-        }
-        let answers = Answers::new(&rows)?;
-        let pairs = &self.config.comparisons;
-        let mut metrics = Metric::PAPER.to_vec();
-        if !self.config.prompts.controls.is_empty() {
-            metrics.extend(Metric::CONTROLS);
-        }
-        let report = Report::new(&answers, &metrics, &self.plan.models, pairs, self.experiment.seed)?;
+        let prompts = self.prompts()?;
+        let rows = self.metrics(&prompts)?;
+        let (models, pairs) = (&self.plan.models, &self.config.comparisons);
+        let report = Report::new(&Answers::new(&rows)?, &self.reported()?, models, pairs, self.experiment.seed)?;
         self.store.put("eval/comparisons/comparisons.parquet", write(&report.comparisons)?)?;
         self.store.put("report.html", report.html().into_bytes())?;
         Ok(report)
     }
+
+    /// The metrics of all models' answers to all prompts.
+    fn metrics(&self, prompts: &[PromptRow]) -> Result<Vec<MetricRow>> {
+        for model in &self.plan.models {
+            let at = metrics(model);
+            if self.store.entry(&at)?.is_none() {
+                return Err(self.run_first(&format!("{at}` is not there yet"), "score"));
+            }
+        }
+        let mut rows = match self.store.local_path("eval/metrics") {
+            Some(folder) => scan::metric_rows(&folder, &self.plan.run_id)?,
+            None => {
+                let tables = self.plan.models.iter().map(|model| read(self.store.read(&metrics(model))?, model));
+                tables.collect::<Result<Vec<Vec<MetricRow>>>>()?.concat()
+            }
+        };
+        // There may be tables of models that were compared once.
+        rows.retain(|row| self.plan.models.contains(&row.model));
+        if rows.iter().any(|row| row.config_hash != self.plan.config_hash) {
+            return Err(self.another("eval/metrics"));
+        }
+        for model in &self.plan.models {
+            let measured: BTreeSet<(&str, &str)> = rows
+                .iter()
+                .filter(|row| row.model == *model)
+                .map(|row| (row.prompt_id.as_str(), row.checkpoint_hash.as_str()))
+                .collect();
+            let answers = self.generations(model, prompts)?;
+            if measured != answers.iter().map(|row| (row.prompt_id.as_str(), row.checkpoint_hash.as_str())).collect() {
+                return Err(self.run_first(&format!("{}` is not of the present answers", metrics(model)), "score"));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// What is compared: how well bars were filled, and how the controls were followed that were asked for. Controls of
+    /// whole tracks are not measured.
+    fn reported(&self) -> Result<Vec<Metric>> {
+        let asked = self.config.prompts.asked()?;
+        let controls = asked.iter().filter_map(|one| match one.control {
+            Control::BarNoteDensity => Some(Metric::DensityDelta),
+            Control::BarNoteDuration => Some(Metric::DurationDelta),
+            Control::BarOnsetPolyphony => Some(Metric::PolyphonyDelta),
+            _ => None,
+        });
+        Ok(Metric::REPORTED.into_iter().chain(controls).collect())
+    }
+}
+
+/// Where a model's answers stand.
+fn generations(model: &str) -> String {
+    format!("eval/generations/{model}.parquet")
+}
+
+/// Where the metrics of a model's answers stand.
+fn metrics(model: &str) -> String {
+    format!("eval/metrics/{model}.parquet")
 }
 
 fn piece_of(prompt: &PromptRow) -> Result<Piece> {
@@ -284,23 +300,10 @@ fn piece_of(prompt: &PromptRow) -> Result<Piece> {
 
 /// A track that an answer left without notes is missing in its file; it is put back, empty, so that the
 /// index of the section's track stays right.
-fn keep_tracks(mut infilled: midi_ingest::score::Score, prompt: &PromptRow) -> midi_ingest::score::Score {
-    if let Ok(piece) = piece_of(prompt)
-        && infilled.tracks.len() + 1 == piece.score.tracks.len()
-    {
-        let empty =
-            midi_ingest::score::Track { program: prompt.program, is_drum: prompt.is_drum, ..Default::default() };
+fn keep_track(mut infilled: Score, original: &Score, prompt: &PromptRow) -> Score {
+    if infilled.tracks.len() + 1 == original.tracks.len() {
+        let empty = Track { program: prompt.program, is_drum: prompt.is_drum, ..Track::default() };
         infilled.tracks.insert(prompt.track as usize, empty);
     }
     infilled
-}
-
-/// The bars just before the section; just after it, where there are too few before.
-fn bars_before(piece: &Piece, track: usize, bars: std::ops::Range<usize>) -> Vec<Vec<u16>> {
-    let count = bars.len();
-    let from = match bars.start.checked_sub(count) {
-        Some(before) => before..bars.start,
-        None => bars.end..bars.end + count,
-    };
-    piece.tracks[track].slice(from).to_vec()
 }

@@ -3,6 +3,7 @@
 //! The batch job is behind the default feature `torch`; without it the crate holds the configuration
 //! types that the launcher reads.
 
+mod bars;
 pub mod choose;
 pub mod config;
 #[cfg(feature = "torch")]

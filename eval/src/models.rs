@@ -50,7 +50,9 @@ pub fn open(
             let config: TrainConfig = experiment.section(&format!("train.{train}"))?;
             let shape = Shape::new(config.model.layers, config.model.width, vocabulary.size)?;
             let network = Rwkv7::new(init::init(shape, experiment.seed), backend())?;
-            Ok((Answerer::Network(Box::new(network)), format!("untrained-seed-{}", experiment.seed)))
+            // Another shape is another network, whatever its name.
+            let hash = format!("untrained-L{}-D{}-seed-{}", shape.layers, shape.width, experiment.seed);
+            Ok((Answerer::Network(Box::new(network)), hash))
         }
     }
 }

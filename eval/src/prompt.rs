@@ -91,7 +91,7 @@ impl Piece {
         let written = self.written(request).map_err(|e| Error::bug("a piece has no controls").because(e))?;
         let Request { kind, track, bars, context, .. } = request.clone();
         let window = match kind {
-            Kind::Bars => bars.start.saturating_sub(context)..(bars.end + context).min(self.bars()),
+            Kind::Bars => bars.start.saturating_sub(context)..bars.end.saturating_add(context).min(self.bars()),
             Kind::Track => bars.clone(),
         };
         let opening =

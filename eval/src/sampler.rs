@@ -6,7 +6,7 @@ use midi_ingest::job::draws::Draws;
 use crate::config::SamplerConfig;
 
 /// Draws an id. `seen` says which ids stood in the prompt or were drawn before; `banned` which never come.
-/// Returns `None` if nothing is allowed.
+/// Returns `None` if nothing is allowed. `config` is one that was checked.
 pub fn draw(
     logits: &[f32],
     seen: &[bool],
@@ -14,9 +14,8 @@ pub fn draw(
     config: &SamplerConfig,
     draws: &mut dyn Draws,
 ) -> Option<usize> {
-    let temperature = if config.temperature > 0.0 { config.temperature } else { 1.0 };
     let scaled = logits.iter().enumerate().filter(|(id, _)| !banned[*id]).map(|(id, logit)| {
-        let logit = f64::from(*logit) / temperature;
+        let logit = f64::from(*logit) / config.temperature;
         // Divided whatever its sign, as the published model was sampled.
         (id, if seen[id] { logit / config.repetition_penalty } else { logit })
     });

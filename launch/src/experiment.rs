@@ -1,7 +1,7 @@
 //! A whole experiment, typed: every table of the file is read strictly before anything starts, so that a typo in
 //! `[eval]` is found now and not after hours of training.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use midi_eval::config::{EvalConfig, EvalModel};
@@ -122,11 +122,8 @@ impl Experiment {
     }
 
     fn check_eval(&self, eval: &EvalConfig) -> Result<()> {
-        let mut names = BTreeSet::new();
+        eval.check()?;
         for model in &eval.models {
-            if !names.insert(model.name()) {
-                return Err(Error::mismatch(format!("`eval.models` has the name `{}` twice", model.name())));
-            }
             if let EvalModel::Trained { train, .. } | EvalModel::Untrained { train, .. } = model
                 && !self.train.contains_key(train)
             {
@@ -135,14 +132,6 @@ impl Experiment {
                     model.name()
                 ))
                 .hint(known("models in `[train]`", self.train.keys().map(String::as_str))));
-            }
-        }
-        for name in eval.comparisons.iter().flatten() {
-            if !names.contains(name.as_str()) {
-                return Err(Error::mismatch(format!(
-                    "`eval.comparisons` names `{name}`, which is not in `eval.models`"
-                ))
-                .hint(known("names", names.iter().copied())));
             }
         }
         Ok(())
@@ -240,6 +229,8 @@ comparisons = [["copy", "small"]]
         assert!(error.to_string().ends_with("hint: the models in `[train]` are `small`"), "{error}");
         let twice = SMALL.replace("name = \"copy\"", "name = \"small\"");
         assert!(parse(&twice, &[]).expect_err("twice").to_string().contains("twice"));
+        let error = parse(SMALL, &["eval.sampler.temperature=0.0"]).expect_err("not after hours of training");
+        assert!(error.to_string().starts_with("`eval.sampler.temperature` is 0; it must be above 0"), "{error}");
         assert!(parse("", &[]).expect_err("no stage").to_string().contains("no stage"));
     }
 }

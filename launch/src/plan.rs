@@ -252,7 +252,7 @@ fn eval_facts(eval: &EvalConfig) -> Vec<(&'static str, String)> {
     let names: Vec<&str> = eval.models.iter().map(|model| model.name()).collect();
     let bars: Vec<String> = eval.prompts.bars.iter().map(usize::to_string).collect();
     let prompts = format!("{}, to infill {} bars", eval.prompts.count, bars.join(" or "));
-    let answers = format!("{}, {} at a time", eval.prompts.count * names.len(), eval.batch);
+    let answers = format!("{}, {} at a time", eval.prompts.count.saturating_mul(names.len()), eval.batch);
     let mut facts = vec![("models", names.join(", ")), ("prompts", prompts), ("answers", answers)];
     if !eval.comparisons.is_empty() {
         let pairs: Vec<String> = eval.comparisons.iter().map(|[base, other]| format!("{other} with {base}")).collect();

@@ -61,7 +61,7 @@ fn answers_do_not_depend_on_the_batch_or_on_the_prompts_beside_them() {
     let questions = questions(&tokenizer, 21);
     let ask = |questions: &[Question], batch| {
         let mut count = 0;
-        let done = &mut |_| {
+        let done = &mut |_, _: &Answer| {
             count += 1;
             Ok(())
         };
@@ -100,7 +100,7 @@ fn logits_of_a_row_are_the_same_bits_whatever_the_other_rows_hold() {
 fn answers_begin_with_a_bar_and_never_hold_one_too_many() {
     let tokenizer = tokenizer();
     let questions = questions(&tokenizer, 6);
-    let answers = answer(&network(&tokenizer), &tokenizer, &questions, &sampler(300), 1, 16, &mut |_| Ok(()));
+    let answers = answer(&network(&tokenizer), &tokenizer, &questions, &sampler(300), 1, 16, &mut |_, _| Ok(()));
     let answers = answers.expect("answers");
     for (question, answer) in questions.iter().zip(&answers) {
         let base = tokenizer.bpe().decode(&answer.ids);
@@ -123,10 +123,10 @@ fn answers_begin_with_a_bar_and_never_hold_one_too_many() {
 fn logits_that_are_no_numbers_end_the_job_as_diverged() {
     let tokenizer = tokenizer();
     let shape = Shape::new(2, 64, tokenizer.size()).expect("a shape");
+    let questions = questions(&tokenizer, 1);
     let weights = init::init(shape, 3).iter().map(|(name, value)| (name.to_owned(), value * f64::NAN)).collect();
     let model = Rwkv7::new(weights, Arc::new(CpuWkv::new())).expect("a model");
-    let questions = questions(&tokenizer, 1);
-    let error = answer(&model, &tokenizer, &questions, &sampler(5), 1, 16, &mut |_| Ok(())).expect_err("no numbers");
+    let error = answer(&model, &tokenizer, &questions, &sampler(5), 1, 16, &mut |_, _| Ok(())).expect_err("no numbers");
     assert_eq!(error.exit(), Exit::Diverged);
     assert!(error.to_string().contains("p0"), "{error}");
 }
@@ -134,7 +134,7 @@ fn logits_that_are_no_numbers_end_the_job_as_diverged() {
 #[test]
 fn a_request_to_stop_between_answers_is_passed_on() {
     let tokenizer = tokenizer();
-    let stop = &mut |_| Err(Error::new(Exit::RunAgain, "asked to stop"));
+    let stop = &mut |_, _: &Answer| Err(Error::new(Exit::RunAgain, "asked to stop"));
     let questions = questions(&tokenizer, 3);
     let error = answer(&network(&tokenizer), &tokenizer, &questions, &sampler(3), 1, 16, stop).expect_err("stops");
     assert_eq!(error.exit(), Exit::RunAgain);
@@ -153,7 +153,7 @@ fn bars_with_controls_begin_with_them_whatever_the_model_says() {
     let (model, mut whole) = (network(&tokenizer), 0);
     for seed in 0..6 {
         let answers =
-            answer(&model, &tokenizer, std::slice::from_ref(&question), &sampler(400), seed, 1, &mut |_| Ok(()));
+            answer(&model, &tokenizer, std::slice::from_ref(&question), &sampler(400), seed, 1, &mut |_, _| Ok(()));
         let answer = answers.expect("answers").remove(0);
         let bars = bars_of(&tokenizer.bpe().decode(&answer.ids));
         assert!(!bars.is_empty() && bars.len() <= 3);
@@ -182,7 +182,7 @@ fn a_track_ends_with_its_own_token() {
     let mut stops = std::collections::BTreeSet::new();
     for seed in 0..20 {
         let answers =
-            answer(&model, &tokenizer, std::slice::from_ref(&question), &sampler(400), seed, 1, &mut |_| Ok(()));
+            answer(&model, &tokenizer, std::slice::from_ref(&question), &sampler(400), seed, 1, &mut |_, _| Ok(()));
         let answer = answers.expect("answers").remove(0);
         let bars = bars_of(&tokenizer.bpe().decode(&answer.ids));
         assert!((1..=2).contains(&bars.len()) && bars[0][0] == BAR);

@@ -1,7 +1,7 @@
 //! The section that is measured: which bars, which notes, on which clock.
 //!
 //! Convention: the section is bars a to b of each score's own bar grid (the grid that ends at the end of
-//! the last event of any kind). Past the last bar the grid is continued with the length of its last
+//! the last event of any kind). Past the last bar the grid goes on in the metre of its last
 //! bar, and context is cut where the song begins. Both scores are brought to one resolution first, the
 //! least common multiple of theirs, so that no time is rounded.
 
@@ -10,6 +10,8 @@ use std::ops::Range;
 
 use midi_ingest::score::bars::{Until, bar_ticks};
 use midi_ingest::score::{Note, Score, Tick, Track};
+
+use crate::bars::continue_to;
 
 /// What was infilled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,27 +226,6 @@ pub(super) fn longest(grid: &[Tick]) -> Tick {
     grid.windows(2).map(|bar| bar[1] - bar[0]).max().unwrap_or(0)
 }
 
-/// Lets a grid reach exactly to the start of bar `last`, continuing it with the length of its last bar.
-fn continue_to(grid: &mut Vec<Tick>, last: usize, score: &Score) {
-    let length = match grid.as_slice() {
-        [.., before, end] => end - before,
-        // A single bar has no end in the grid: its metre says how long it is.
-        _ => {
-            let metre = score.time_signatures.iter().rfind(|metre| metre.numerator > 0 && metre.denominator > 0);
-            metre.map_or(4 * Tick::from(score.ticks_per_quarter), |metre| metre.ticks_per_bar(score.ticks_per_quarter))
-        }
-    };
-    let mut next = grid.last().copied().unwrap_or(0);
-    if grid.is_empty() {
-        grid.push(next);
-    }
-    while grid.len() <= last {
-        next = next.saturating_add(length);
-        grid.push(next);
-    }
-    grid.truncate(last + 1);
-}
-
 fn least_common_multiple(a: Tick, b: Tick) -> Tick {
     let (mut x, mut y) = (a, b);
     while y != 0 {
@@ -312,6 +293,15 @@ pub(super) mod tests {
         song.time_signatures[0] = TimeSignature { tick: 0, numerator: 3, denominator: 4 };
         let (passage, _) = passages(&song, &song, &section(0..2, 0)).expect("valid");
         assert_eq!(passage.bars().collect::<Vec<_>>(), [0..1440, 1440..2880]);
+    }
+
+    #[test]
+    fn a_last_bar_of_another_metre_has_its_own_length() {
+        let mut song = score(480, &[(0, 480, 60), (960, 1920, 60)]);
+        let metre = |tick, numerator| TimeSignature { tick, numerator, denominator: 4 };
+        song.time_signatures = vec![metre(0, 2), metre(960, 4)];
+        let (passage, _) = passages(&song, &song, &section(1..2, 0)).expect("valid");
+        assert_eq!((passage.start(), passage.end()), (960, 2880));
     }
 
     #[test]

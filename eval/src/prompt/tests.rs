@@ -79,6 +79,16 @@ fn without_controls_nothing_is_given_of_the_answer() {
 }
 
 #[test]
+fn more_context_than_there_is_is_all_of_it() {
+    let (piece, tokenizer) = piece();
+    let prompt = |context| {
+        let request = Request { context, ..request(&piece, Kind::Bars, 1, 1..3, &[]) };
+        piece.prompt(&tokenizer, &request).expect("a prompt")
+    };
+    assert_eq!(prompt(usize::MAX), prompt(piece.bars()));
+}
+
+#[test]
 fn a_track_is_asked_for_by_its_program_after_the_bars_of_the_others() {
     let (piece, tokenizer) = piece();
     let prompt = piece.prompt(&tokenizer, &request(&piece, Kind::Track, 1, 1..3, &[])).expect("a prompt");

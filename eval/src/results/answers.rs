@@ -1,6 +1,6 @@
 //! Metric rows, sorted out: which model got which value on which prompt.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use midi_ingest::job::exit::{Error, Result};
 
@@ -66,12 +66,6 @@ impl Answers {
     /// The models, by name.
     pub fn models(&self) -> impl Iterator<Item = &str> {
         self.checkpoints.keys().map(String::as_str)
-    }
-
-    /// The metrics that any model has, in the order of [`Metric::ALL`].
-    pub fn metrics(&self) -> Vec<Metric> {
-        let metrics: BTreeSet<Metric> = self.values.keys().map(|(metric, _)| *metric).collect();
-        metrics.into_iter().collect()
     }
 
     /// The checkpoint hash of a model.

@@ -2,8 +2,8 @@
 //!
 //! Models are compared on the prompts that both answered with a defined value (pairwise deletion), sorted
 //! by prompt id. The compared value is the paper's: CP, F1 and GS themselves, PCHE and the secondary
-//! metrics by their distance to the original's. Differences are improvements, so + is always better; one
-//! below the precision of the metrics is a zero.
+//! metrics by their distance to the original's. Differences are improvements, so + is always better, rounded to the
+//! precision of the metrics.
 
 use midi_ingest::job::draws::Keyed;
 use midi_ingest::job::exit::Result;
@@ -18,8 +18,8 @@ use crate::stats::wilcoxon::Wilcoxon;
 /// The share of resamples inside the intervals of the results.
 pub const LEVEL: f64 = 0.95;
 
-/// How exact the metrics are: the rank test must not rank what rounding makes of equal values.
-const PRECISION: f64 = 1e-12;
+/// One over how exact the metrics are: the rank test must not rank what rounding makes of equal differences.
+const PRECISION: f64 = 1e12;
 
 /// Compares each pair `[baseline, candidate]` in each metric, pair by pair, and corrects all the p-values
 /// together.
@@ -53,8 +53,9 @@ fn compare_one(
     let paired = ours.iter().filter_map(|(prompt, value)| Some((theirs.get(prompt).copied()??, (*value)?)));
     let (base, cand): (Vec<f64>, Vec<f64>) = paired.unzip();
     let prompts = ours.len() + theirs.keys().filter(|prompt| !ours.contains_key(*prompt)).count();
-    let improvement = |(&b, &c): (&f64, &f64)| Some(metric.improvement(b, c)).filter(|d| d.abs() > PRECISION);
-    let improvements: Vec<f64> = base.iter().zip(&cand).map(|pair| improvement(pair).unwrap_or(0.0)).collect();
+    // The sum makes one zero of both.
+    let improvement = |(b, c): (&f64, &f64)| (metric.improvement(*b, *c) * PRECISION).round() / PRECISION + 0.0;
+    let improvements: Vec<f64> = base.iter().zip(&cand).map(improvement).collect();
     let outcome = Wilcoxon::default().test(&improvements);
     let label = format!("bootstrap/{}/{baseline}/{candidate}", metric.name());
     let interval = bootstrap::interval(&improvements, LEVEL, RESAMPLES, &mut Keyed::new(seed, &label, 0));
@@ -185,6 +186,17 @@ mod tests {
         let rows = compare(&answers, &[Metric::ContentPreservation], &[pair("old", "new")], 1).expect("compares");
         assert_eq!((rows[0].improvement, rows[0].p, rows[0].cohens_d), (Some(0.0), None, Some(0.0)));
         assert_eq!(rows[0].reason.as_deref(), Some("the models are equal on every prompt"));
+    }
+
+    #[test]
+    fn what_rounding_makes_of_equal_differences_is_a_tie() {
+        // 0.1 more, and 0.1 less but for the last bit: each has half of the ranks 1 and 2.
+        let rows = [("p0", 0.2, 0.3), ("p1", 0.2, 0.1)]
+            .map(|(prompt, old, new)| [row(prompt, "old", "cp", Some(old)), row(prompt, "new", "cp", Some(new))]);
+        assert_ne!(0.3 - 0.2, 0.2 - 0.1);
+        let answers = Answers::new(&rows.concat()).expect("sound rows");
+        let rows = compare(&answers, &[Metric::ContentPreservation], &[pair("old", "new")], 1).expect("compares");
+        assert_eq!((rows[0].wilcoxon, rows[0].improvement), (Some(1.5), Some(0.0)));
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BinaryArray, Float64Array, UInt64Array};
+use arrow::array::{ArrayRef, BinaryArray, UInt64Array};
 use arrow::datatypes::{DataType, Field};
 use midi_ingest::job::exit::Result;
 
-use super::table::{Columns, Row, not_finite, optional, optional_texts, required, texts, token_list, tokens};
+use super::table::{Columns, Row, optional, optional_texts, required, texts, token_list, tokens};
 
 /// What became of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +51,6 @@ pub struct GenerationRow {
     pub tokens: Vec<u16>,
     /// Why it stopped.
     pub stop_reason: String,
-    /// How long it took, with everything that ran beside it.
-    pub seconds: f64,
     /// What became of it.
     pub status: Status,
     /// Why it failed; `None` if it did not.
@@ -74,7 +72,6 @@ impl Row for GenerationRow {
             required("seed", DataType::UInt64),
             required("tokens", token_list()),
             required("stop_reason", DataType::Utf8),
-            required("seconds", DataType::Float64),
             required("status", DataType::Utf8),
             optional("reason", DataType::Utf8),
             optional("midi", DataType::Binary),
@@ -91,7 +88,6 @@ impl Row for GenerationRow {
             Arc::new(UInt64Array::from_iter_values(rows.iter().map(|r| r.seed))),
             tokens(rows.iter().map(|r| r.tokens.as_slice())),
             texts(rows.iter().map(|r| r.stop_reason.as_str())),
-            Arc::new(Float64Array::from_iter_values(rows.iter().map(|r| r.seconds))),
             texts(rows.iter().map(|r| r.status.name())),
             optional_texts(rows.iter().map(|r| r.reason.as_deref())),
             Arc::new(BinaryArray::from_iter(rows.iter().map(|r| r.midi.as_deref()))),
@@ -109,7 +105,6 @@ impl Row for GenerationRow {
             seed: columns.u64("seed", row)?,
             tokens: columns.tokens("tokens", row)?,
             stop_reason: columns.text("stop_reason", row)?,
-            seconds: columns.float("seconds", row)?,
             status: Status::from_name(&status).ok_or_else(|| columns.bad("status"))?,
             reason: columns.optional_text("reason", row)?,
             midi: columns.optional_bytes("midi", row)?,
@@ -122,7 +117,7 @@ impl Row for GenerationRow {
         match () {
             () if failed && self.reason.is_none() => of("no reason for the failure"),
             () if !failed && self.midi.is_none() => of("no score of the answer"),
-            () => not_finite([("seconds", Some(self.seconds))]),
+            () => None,
         }
     }
 }
@@ -144,7 +139,6 @@ mod tests {
             seed: u64::MAX,
             tokens: vec![4, 5],
             stop_reason: "end token".into(),
-            seconds: 0.25,
             status: Status::Ok,
             reason: None,
             midi: Some(b"MThd".to_vec()),
