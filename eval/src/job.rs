@@ -114,7 +114,7 @@ impl<'a> Eval<'a> {
 
     fn provenance(&self) -> Result<()> {
         let env = provenance::Env::of("midi-eval", env!("CARGO_PKG_VERSION"));
-        provenance::write(&self.store, "eval", self.experiment, &self.plan, &env)
+        provenance::write(&self.store, "eval", &self.experiment.with_section("eval", &self.config)?, &self.plan, &env)
     }
 
     /// The error where rows of another configuration stand.
