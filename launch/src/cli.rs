@@ -126,6 +126,9 @@ pub struct WaitArgs {
     /// The stage to wait for; `train` means every model of the experiment
     #[arg(long = "for", value_name = "STAGE")]
     pub stage: StageKind,
+    /// Of `train`, wait for this model alone
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
     /// Give up with exit code 75 after this long
     #[arg(long, value_name = "N", default_value_t = 720)]
     pub minutes: u64,

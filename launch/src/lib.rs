@@ -94,7 +94,7 @@ fn render(args: &RenderArgs, out: &mut dyn Write) -> Result<()> {
 
 fn wait_for(args: &WaitArgs, err: &mut dyn Write) -> Result<()> {
     let experiment = Experiment::load(&args.experiment.config, &args.experiment.sets)?;
-    wait::wait(&experiment, args.stage, args.minutes, &Shutdown::on_signals()?, err)
+    wait::wait(&experiment, args.stage, args.model.as_deref(), args.minutes, &Shutdown::on_signals()?, err)
 }
 
 /// Writes to standard output; a reader that has seen enough (`| head`) is no failure.

@@ -17,18 +17,20 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Looks between two lines about it.
 const SAY_EVERY: u64 = 30;
 
-/// Returns when every stage of `kind` in `experiment` is committed, after at most about `minutes`.
+/// Returns when every stage of `kind` in `experiment`, or the training of `model` alone, is committed, after at most about
+/// `minutes`.
 ///
 /// # Errors
-/// The experiment has no such stage (78), the store fails (74), time is up or `shutdown` was raised (75).
+/// The experiment has no such stage or model (78), the store fails (74), time is up or `shutdown` was raised (75).
 pub fn wait(
     experiment: &Experiment,
     kind: StageKind,
+    model: Option<&str>,
     minutes: u64,
     shutdown: &Shutdown,
     err: &mut dyn Write,
 ) -> Result<()> {
-    let stages = stages(experiment, kind)?;
+    let stages = stages(experiment, kind, model)?;
     let looks = minutes.saturating_mul(60) / LOOK_EVERY.as_secs();
     for look in 0..=looks {
         let output = Output::open(&experiment.out)?;
@@ -60,7 +62,18 @@ pub fn wait(
     Ok(())
 }
 
-fn stages(experiment: &Experiment, kind: StageKind) -> Result<Vec<Stage>> {
+fn stages(experiment: &Experiment, kind: StageKind, model: Option<&str>) -> Result<Vec<Stage>> {
+    if let Some(model) = model {
+        if kind != StageKind::Train {
+            return Err(Error::mismatch("`--model` goes with `--for train`"));
+        }
+        if !experiment.train.contains_key(model) {
+            let names: Vec<&str> = experiment.train.keys().map(String::as_str).collect();
+            return Err(Error::mismatch(format!("there is no `[train.{model}]`"))
+                .hint(format!("the models are: {}", names.join(", "))));
+        }
+        return Ok(vec![Stage::Train { model: model.to_owned() }]);
+    }
     let stages: Vec<Stage> = match kind {
         StageKind::Ingest => experiment.ingest.iter().map(|_| Stage::Ingest).collect(),
         StageKind::Train => experiment.train.keys().map(|model| Stage::Train { model: model.clone() }).collect(),
@@ -93,17 +106,22 @@ mod tests {
         let store = Store::open(out).expect("opens");
         let mut said = Vec::new();
         store.put("train/a/summary.json", vec![0]).expect("puts");
-        let error =
-            wait(&experiment(out), StageKind::Train, 0, &Shutdown::manual(), &mut said).expect_err("b is missing");
+        let error = wait(&experiment(out), StageKind::Train, None, 0, &Shutdown::manual(), &mut said)
+            .expect_err("b is missing");
         assert_eq!(error.exit(), Exit::RunAgain);
         assert!(error.to_string().starts_with("train/b was not committed within 0 minutes"), "{error}");
+        let alone = |kind, model| wait(&experiment(out), kind, Some(model), 0, &Shutdown::manual(), &mut Vec::new());
+        alone(StageKind::Train, "a").expect("is there");
+        for (kind, model) in [(StageKind::Train, "c"), (StageKind::Ingest, "a")] {
+            assert_eq!(alone(kind, model).expect_err("cannot be").exit(), Exit::Mismatch);
+        }
         store.put("train/b/summary.json", vec![0]).expect("puts");
-        wait(&experiment(out), StageKind::Train, 0, &Shutdown::manual(), &mut said).expect("both are there");
+        wait(&experiment(out), StageKind::Train, None, 0, &Shutdown::manual(), &mut said).expect("both are there");
     }
 
     #[test]
     fn a_stage_that_is_not_there_is_not_waited_for() {
-        let error = wait(&experiment("x"), StageKind::Eval, 0, &Shutdown::manual(), &mut Vec::new())
+        let error = wait(&experiment("x"), StageKind::Eval, None, 0, &Shutdown::manual(), &mut Vec::new())
             .expect_err("there is no eval");
         assert_eq!(error.exit(), Exit::Mismatch);
     }
@@ -114,7 +132,8 @@ mod tests {
         let shutdown = Shutdown::manual();
         shutdown.ask();
         let experiment = experiment(folder.path().to_str().expect("utf-8"));
-        let error = wait(&experiment, StageKind::Train, 60, &shutdown, &mut Vec::new()).expect_err("asked to stop");
+        let error =
+            wait(&experiment, StageKind::Train, None, 60, &shutdown, &mut Vec::new()).expect_err("asked to stop");
         assert_eq!(error.exit(), Exit::RunAgain);
     }
 }

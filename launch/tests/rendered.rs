@@ -120,7 +120,8 @@ fn a_stage_waits_for_what_it_reads_and_for_nothing_that_the_experiment_lacks() {
         let wait = |job: &Value| {
             let pod = at(job, "spec.template.spec");
             let waits = list(pod, "initContainers").iter().find(|container| text(container, "name") == "wait");
-            let stage = waits.map_or("nothing", |container| list(container, "args")[3].as_str().expect("text"));
+            let words = |container| list(container, "args")[3..].iter().map(|word| word.as_str().expect("text"));
+            let stage = waits.map_or("nothing".to_owned(), |container| words(container).collect::<Vec<_>>().join(" "));
             format!("{} waits for {stage}", text(job, "metadata.labels.midi-rwkv/stage"))
         };
         folder.kind("Job").map(wait).collect()
@@ -137,6 +138,11 @@ fn a_stage_waits_for_what_it_reads_and_for_nothing_that_the_experiment_lacks() {
     experiment.train = train;
     experiment.eval = None;
     assert_eq!(waits(&experiment), ["train waits for nothing"]);
+    // What is tuned waits for its base, and the base for the data.
+    let mut tuned = crate::experiment("pop909-tune.toml", &[]);
+    tuned.eval = None;
+    let (data, base) = ("train waits for ingest", "train waits for train --model base");
+    assert_eq!(waits(&tuned), ["ingest waits for nothing", data, base, base]);
 }
 
 /// A rule that never complains proves nothing: each of these changes must be noticed.

@@ -185,6 +185,13 @@ impl Container<'_> {
         Ok(())
     }
 
+    /// Adds words at the end.
+    pub(super) fn add_arguments(&mut self, words: [&str; 2]) -> Result<()> {
+        let arguments = at(self.value, &["args"])?.as_sequence_mut().ok_or_else(|| lacks("args"))?;
+        arguments.extend(words.map(Value::from));
+        Ok(())
+    }
+
     pub(super) fn set_variable(&mut self, name: &str, value: &str) -> Result<()> {
         *at(named(at(self.value, &["env"])?, name)?, &["value"])? = value.into();
         Ok(())

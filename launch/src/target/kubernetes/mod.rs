@@ -170,8 +170,15 @@ impl Run<'_> {
             document.set(&["spec", "parallelism"], processes)?;
             document.set(&["spec", "backoffLimit"], RESTARTS * processes)?;
             document.set(&["spec", "template", "spec", "subdomain"], name.as_str())?;
-            if self.experiment.ingest.is_none() {
-                document.drop_init_container("wait")?;
+            match self.base_of(model) {
+                // Which waited for the data itself.
+                Some(base) => {
+                    let mut wait = document.container("wait")?;
+                    wait.set_argument("--for", "train")?;
+                    wait.add_arguments(["--model", base])?;
+                }
+                None if self.experiment.ingest.is_none() => document.drop_init_container("wait")?,
+                None => {}
             }
             let mut container = document.container("train")?;
             container.set_argument("--model", model)?;
@@ -182,6 +189,12 @@ impl Run<'_> {
             }
         }
         Ok(documents)
+    }
+
+    /// The model of the experiment from which `model` is trained on.
+    fn base_of(&self, model: &str) -> Option<&str> {
+        let base = self.experiment.train.get(model)?.base.as_deref()?;
+        self.experiment.train.contains_key(base).then_some(base)
     }
 
     fn eval(&self) -> Result<Vec<Document>> {
