@@ -10,7 +10,8 @@ use midi_eval::config::SamplerConfig;
 use midi_eval::generate::{Answer, Question, answer};
 use midi_eval::job::Eval;
 use midi_eval::prompt::{Piece, Prompt, Request};
-use midi_eval::splice::{bars_of, splice};
+use midi_eval::rewrite::rewrite;
+use midi_eval::splice::{bars_of, section, splice};
 use midi_ingest::job::exit::{Error, Result, at_path};
 use midi_ingest::job::{Experiment, Progress, Shutdown};
 use midi_ingest::sample::Kind;
@@ -48,9 +49,8 @@ enum Command {
     Compare(ExperimentArgs),
     /// Infill bars of one MIDI file
     ///
-    /// The file that is written holds the whole piece as the model sees it: notes on a grid of twelve steps a beat, time
-    /// signatures, programs, and velocities and tempos rounded. Pedals and other controllers, lyrics, key signatures and
-    /// track names are left out, of all tracks.
+    /// Only the section's notes are changed: all else is in the file that is written as it was. Where that cannot be done,
+    /// the file holds the piece's notes, metres and tempos alone, on the model's grid, and a message says so.
     Infill(InfillArgs),
 }
 
@@ -94,7 +94,7 @@ struct InfillArgs {
     /// `repetition=0.8`. Values for several bars stand between commas; a name alone means the original's
     #[arg(long = "control", value_name = "NAME[=VALUE]")]
     controls: Vec<String>,
-    /// A model's checkpoint, or the folder of all of them, or a file of weights that `midi-train convert` wrote
+    /// A model's checkpoint, or the folder of all of them, or a file of weights (.safetensors, .pth, .bin); a path or URL
     #[arg(long, value_name = "DIR_OR_FILE")]
     checkpoint: String,
     /// Its tokenizer; if left out, that of the run, or NAME.tokenizer.json beside NAME.safetensors
@@ -212,9 +212,14 @@ fn infill(args: &InfillArgs, progress: &Progress) -> Result<String> {
     let fill = bars_of(&tokenizer.bpe().decode(&answer.ids));
     let written = written(answer, fill.len(), &bars)?;
     let score = splice(&piece, args.track, written.clone(), &fill);
-    fs_err::write(&args.output, smf::write(&score)).map_err(at_path("write", &args.output))?;
+    let within = rewrite(&bytes, meter, args.track, &section(&piece, &written), &score);
+    let (file, alone) = within.map_or_else(|why| (smf::write(&score), Some(why)), |file| (file, None));
+    fs_err::write(&args.output, file).map_err(at_path("write", &args.output))?;
     let mut said =
         format!("bars {}:{} of track {} -> {}", written.start, written.end, args.track, args.output.display());
+    if let Some(why) = alone {
+        said += &format!("\nthe file holds notes, metres and tempos alone, on the model's grid, since {why}");
+    }
     if written.end < bars.end {
         said += &format!("\nbars {}:{} are as they were: the answer stopped before them", written.end, bars.end);
         said += &format!("; ask for them with `--bars {}:{}`", written.end, bars.end);

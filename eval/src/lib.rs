@@ -16,6 +16,7 @@ pub mod models;
 pub mod prompt;
 pub mod report;
 pub mod results;
+pub mod rewrite;
 pub mod sampler;
 pub mod splice;
 pub mod stats;

@@ -18,9 +18,7 @@ use crate::prompt::Piece;
 /// the score, too: a note that a file cannot hold beside the others is cut or left out.
 pub fn splice(piece: &Piece, track: usize, bars: Range<usize>, fill: &[Vec<u16>]) -> Score {
     let mut score = piece.score.clone();
-    let mut starts = bar_ticks(&piece.score, Until::End).unwrap_or_default();
-    continue_to(&mut starts, bars.end, &piece.score);
-    let starts = &starts[bars.start..];
+    let starts = &starts(piece, bars.end)[bars.start..];
     let section = starts[0]..starts[bars.len()];
     let target = &mut score.tracks[track];
     target.notes.retain(|note| !section.contains(&note.tick));
@@ -33,6 +31,19 @@ pub fn splice(piece: &Piece, track: usize, bars: Range<usize>, fill: &[Vec<u16>]
     target.notes.extend(new);
     target.notes.sort_by_key(order);
     score
+}
+
+/// Where `bars` begin and end, in ticks of the piece's grid.
+pub fn section(piece: &Piece, bars: &Range<usize>) -> Range<Tick> {
+    let starts = starts(piece, bars.end);
+    starts[bars.start]..starts[bars.end]
+}
+
+/// Where bars begin, up to the beginning of bar `last` at least.
+fn starts(piece: &Piece, last: usize) -> Vec<Tick> {
+    let mut starts = bar_ticks(&piece.score, Until::End).unwrap_or_default();
+    continue_to(&mut starts, last, &piece.score);
+    starts
 }
 
 /// The order of a track's notes.
