@@ -187,12 +187,7 @@ impl PromptConfig {
     pub fn asked(&self) -> Result<Vec<Asked>> {
         let mut asked: Vec<Asked> = Vec::with_capacity(self.controls.len());
         for name in &self.controls {
-            let one = Asked::parse(name, self.infill == Kind::Bars).map_err(|e| {
-                let said = e.to_string();
-                let said = said.split("\nhint: ").next().unwrap_or_default();
-                let error = Error::mismatch(format!("`eval.prompts.controls`: {said}"));
-                e.hint_text().into_iter().fold(error, Error::hint)
-            })?;
+            let one = Asked::parse(name, self.infill == Kind::Bars).map_err(|e| e.within("`eval.prompts.controls`"))?;
             if !one.values.is_empty() {
                 return Err(Error::mismatch(format!("`eval.prompts.controls` gives a value: `{name}`"))
                     .hint("name the controls only; the values are the original's"));

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use midi_ingest::job::config::key_of;
 use midi_ingest::job::exit::{Error, Exit, Result};
 use midi_ingest::job::{Experiment, Progress, Shutdown, provenance};
+use midi_ingest::pipeline::Worker;
 use midi_ingest::score::{Score, Track, smf};
 use midi_ingest::shard::{Manifest, Song, Split, Status as SongStatus, read_songs};
 use midi_ingest::store::Store;
@@ -134,9 +135,7 @@ impl<'a> Eval<'a> {
     /// # Errors
     /// There is no such worker (78).
     fn share(&self, worker: usize, of: usize) -> Result<impl Iterator<Item = &EvalModel>> {
-        if worker >= of {
-            return Err(Error::mismatch(format!("worker {worker} of {of} does not exist")).hint("workers count from 0"));
-        }
+        Worker { index: worker, of }.check()?;
         Ok(self.config.models.iter().skip(worker).step_by(of))
     }
 

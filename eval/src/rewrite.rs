@@ -63,8 +63,9 @@ pub fn rewrite(
 /// Which of the file's tracks with notes is the piece's `track`: some have none that a model can see.
 fn place(raw: &Score, track: usize) -> Option<usize> {
     let with_notes = raw.tracks.iter().filter(|track| !track.notes.is_empty()).enumerate();
+    let mut alone = raw.clone();
     let seen = with_notes.filter(|(_, track)| {
-        let alone = Score { tracks: vec![(*track).clone()], ..raw.clone() };
+        alone.tracks = vec![(*track).clone()];
         !preprocess(&alone).tracks.is_empty()
     });
     seen.map(|(place, _)| place).nth(track)

@@ -39,6 +39,18 @@ pub struct Worker {
 impl Worker {
     /// The only worker.
     pub const ONLY: Worker = Worker { index: 0, of: 1 };
+
+    /// That there is such a worker.
+    ///
+    /// # Errors
+    /// Its number is not below that of all workers: exit code 78.
+    pub fn check(self) -> Result<()> {
+        if self.index < self.of {
+            return Ok(());
+        }
+        Err(Error::mismatch(format!("worker {} of {} does not exist", self.index, self.of))
+            .hint("workers count from 0"))
+    }
 }
 
 /// What is to be done, validated.
@@ -171,10 +183,7 @@ impl<'a> Ingest<'a> {
     /// Another configuration's data stands there (78), too many files are unreadable or no sample comes out (65), the
     /// store fails (74), or the process was asked to stop (75, and 10 before there is a vocabulary).
     pub fn run(&self, worker: Worker, progress: &Progress, shutdown: &Shutdown) -> Result<Outcome> {
-        if worker.index >= worker.of {
-            return Err(Error::mismatch(format!("worker {} of {} does not exist", worker.index, worker.of))
-                .hint("workers count from 0"));
-        }
+        worker.check()?;
         let store = Store::open(&format!("{}/ingest", self.experiment.out))?;
         if store.get(MANIFEST)?.is_some() {
             let manifest = Manifest::load(&store)?;

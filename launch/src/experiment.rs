@@ -66,7 +66,7 @@ impl Experiment {
     /// do not fit together: all with exit code 78.
     pub fn load(path: &Path, sets: &[String]) -> Result<Self> {
         let file = midi_ingest::job::Experiment::load(path, sets)?;
-        Self::typed(&file).map_err(|error| error.within(path))
+        Self::typed(&file).map_err(|error| error.within(format_args!("in `{}`", path.display())))
     }
 
     /// Types every table of a file that was read already.
@@ -141,23 +141,6 @@ impl Experiment {
 fn known<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
     if names.is_empty() { format!("there are no {what}") } else { format!("the {what} are {}", names.join(", ")) }
-}
-
-/// Says in which file an error of configuration was found, keeping its hint.
-trait Within {
-    fn within(self, path: &Path) -> Self;
-}
-
-impl Within for Error {
-    fn within(self, path: &Path) -> Self {
-        let text = self.to_string();
-        let message = text.split("\nhint: ").next().unwrap_or_default();
-        let error = Error::new(self.exit(), format!("in `{}`: {message}", path.display()));
-        match self.hint_text() {
-            Some(hint) => error.hint(hint),
-            None => error,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -188,13 +188,7 @@ fn tell_agent(file: Option<&String>, error: &Error) {
 
 /// Says which rank an error is of, where there are several.
 fn of_rank(env: &RankEnv, error: Error) -> Error {
-    if env.world == 1 {
-        return error;
-    }
-    let text = error.to_string();
-    let message = text.split("\nhint: ").next().unwrap_or_default();
-    let named = Error::new(error.exit(), format!("rank {}: {message}", env.rank));
-    error.hint_text().map(str::to_owned).into_iter().fold(named, Error::hint)
+    if env.world == 1 { error } else { error.within(format_args!("rank {}", env.rank)) }
 }
 
 fn merge(checkpoint: &str, output: &Path) -> Result<String> {

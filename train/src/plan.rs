@@ -56,13 +56,7 @@ impl TrainPlan {
     /// # Errors
     /// A value that cannot be (78), or a data set without training samples (65).
     pub fn new(model: &str, seed: u64, config: &TrainConfig, manifest: &Manifest) -> Result<Self> {
-        check(config).map_err(|e| {
-            let hint = e.hint_text().map(str::to_owned);
-            let text = e.to_string();
-            let text = text.split("\nhint: ").next().unwrap_or_default();
-            let error = Error::new(e.exit(), format!("`train.{model}`: {text}"));
-            hint.into_iter().fold(error, Error::hint)
-        })?;
+        check(config).map_err(|e| e.within(format_args!("`train.{model}`")))?;
         let shape = Shape::new(config.model.layers, config.model.width, manifest.vocabulary.size)?;
         let train = manifest.split(Split::Train);
         if train.samples == 0 {

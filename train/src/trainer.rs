@@ -1,5 +1,7 @@
 //! The run of one model: from its newest checkpoint, or from the start, to its last step.
 
+mod divergence;
+
 use std::sync::Arc;
 
 use midi_ingest::job::config::key_of;
@@ -306,16 +308,6 @@ fn fits(commit: &Commit, plan: &TrainPlan, checkpoints: &Checkpoints) -> Result<
     ))
 }
 
-/// The samples of a step that was not finite: `diverged-step-N.json`.
-#[derive(serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct Diverged<'a> {
-    step: u64,
-    /// The indices of the global batch's samples, in manifest order.
-    samples: Vec<u64>,
-    error: &'a str,
-}
-
 fn batch(data: &Dataset, samples: &[u64], pack: bool) -> Result<Batch> {
     if pack { data.packed_batch(samples) } else { data.batch(samples) }
 }
@@ -439,61 +431,6 @@ impl Run<'_> {
     /// This rank's part of `samples`.
     fn share(&self, samples: Vec<u64>) -> Vec<u64> {
         share(samples, self.group.rank(), self.group.world())
-    }
-
-    /// Leaves step `number` out, which was not finite, if the budget allows it. Either way its samples are written
-    /// down.
-    fn skip(&mut self, error: Error, order: &Order, number: u64, progress: &Progress) -> Result<()> {
-        if error.exit() != Exit::Diverged {
-            return Err(error);
-        }
-        if self.skipped >= self.config.skip_nonfinite {
-            return Err(self.diverged(error, order, number)?);
-        }
-        let shown = self.write_samples(&error, order, number)?;
-        self.skipped += 1;
-        self.optimizer.skip();
-        progress.note(&format!(
-            "step {number} is left out ({} of {}): {error}; its samples are in `{shown}`",
-            self.skipped, self.config.skip_nonfinite
-        ));
-        Ok(())
-    }
-
-    /// Writes the samples of step `number` down, which led to `error`. Returns where.
-    fn write_samples(&self, error: &Error, order: &Order, number: u64) -> Result<String> {
-        let name = format!("{}/diverged-step-{number}.json", self.folder);
-        if self.group.is_first() {
-            let samples = order.step(number, self.plan.global_batch);
-            let text = serde_json::to_string(&Diverged { step: number, samples, error: &error.to_string() })
-                .map_err(|e| Error::bug("a list of samples does not serialise").because(e))?;
-            self.store.put(&name, text.into_bytes())?;
-        }
-        Ok(format!("{}/{name}", self.store.shown()))
-    }
-
-    /// The error with which all ranks end that was `error` at step `number`: with the last good checkpoint, and where the
-    /// step's samples are.
-    ///
-    /// # Errors
-    /// A rank was lost (10), or the store fails (74).
-    fn diverged(&mut self, error: Error, order: &Order, number: u64) -> Result<Error> {
-        let samples = self.write_samples(&error, order, number)?;
-        // A checkpoint that is being written counts if it arrives, and no rank ends before that.
-        let _ = self.saver.wait();
-        self.group.wait_for_first("the list of samples")?;
-        // The checkpoints since the weights last changed hold those that led here.
-        let good = self.checkpoints.steps()?.into_iter().rfind(|&step| step < self.changed);
-        let good = good.map_or_else(
-            || "there is no good checkpoint yet".to_owned(),
-            |step| {
-                let shown = self.checkpoints.shown(step);
-                format!("the last good checkpoint is `{shown}`; to go back to it, remove the later ones")
-            },
-        );
-        Ok(Error::new(Exit::Diverged, format!("step {number}: {error}")).hint(format!(
-            "{good}; the samples of the step are in `{samples}`; try a lower `schedule.lr` or a longer warm-up"
-        )))
     }
 
     /// The loss over the validation split, in nats a target; none if it has no target.

@@ -28,12 +28,17 @@ use tch::{Device, Kind, Tensor};
 /// Every file of kernels.
 static SOURCES: [&Source; 6] = [&STEPS, &CHUNKS, &FUSED, &TERMS, &LOSS, &LISTS];
 
-fn emulated(form: Form) -> Option<Arc<dyn WkvBackend>> {
+/// Where kernels are emulated; none where that cannot be, which is said.
+fn launcher() -> Option<Arc<dyn Launcher>> {
     let Some(emulator) = Emulator::new() else {
         println!("skipped: there is no C++ compiler to emulate kernels with");
         return None;
     };
-    Some(Arc::new(CudaWkv::poisoned(Arc::new(emulator), form)))
+    Some(Arc::new(emulator))
+}
+
+fn emulated(form: Form) -> Option<Arc<dyn WkvBackend>> {
+    Some(Arc::new(CudaWkv::poisoned(launcher()?, form)))
 }
 
 fn passes(backend: &Arc<dyn WkvBackend>, terms: Terms, tolerance: f64) {
@@ -98,11 +103,7 @@ fn agree(
 
 #[test]
 fn fused_kernels_are_torchs_operators() {
-    let Some(emulator) = Emulator::new() else {
-        println!("skipped: there is no C++ compiler to emulate kernels with");
-        return;
-    };
-    let launcher: Arc<dyn Launcher> = Arc::new(emulator);
+    let Some(launcher) = launcher() else { return };
     let (batch, time, width) = (2, 7, 192);
     let (rows, mix): (&[i64], &[i64]) = (&[batch, time, width], &[1, 1, width]);
     let anew = Tensor::from_slice(&[2i64, 9, 10]);
@@ -142,11 +143,7 @@ fn fused_kernels_are_torchs_operators() {
 
 #[test]
 fn the_terms_kernel_is_torchs_operators() {
-    let Some(emulator) = Emulator::new() else {
-        println!("skipped: there is no C++ compiler to emulate kernels with");
-        return;
-    };
-    let launcher: Arc<dyn Launcher> = Arc::new(emulator);
+    let Some(launcher) = launcher() else { return };
     let (batch, time, width) = (2, 7, 192);
     let (rows, vector): (&[i64], &[i64]) = (&[batch, time, width], &[width]);
     // Numbers so large that all parts of the sigmoids are seen.
@@ -183,11 +180,7 @@ fn the_terms_kernel_is_torchs_operators() {
 
 #[test]
 fn the_loss_kernel_is_the_loss_of_torchs_operators() {
-    let Some(emulator) = Emulator::new() else {
-        println!("skipped: there is no C++ compiler to emulate kernels with");
-        return;
-    };
-    let launcher: Arc<dyn Launcher> = Arc::new(emulator);
+    let Some(launcher) = launcher() else { return };
     let rows = 5;
     let labels = Tensor::from_slice(&[0i64, 600, -100, 299, 7]);
     // Rows that begin at multiples of 16 bytes, of more numbers than threads take at once, and others.
@@ -228,11 +221,7 @@ fn the_loss_kernel_is_the_loss_of_torchs_operators() {
 
 #[test]
 fn adamw_updates_any_number_of_parameters_as_on_the_processor() {
-    let Some(emulator) = Emulator::new() else {
-        println!("skipped: there is no C++ compiler to emulate kernels with");
-        return;
-    };
-    let launcher: Arc<dyn Launcher> = Arc::new(emulator);
+    let Some(launcher) = launcher() else { return };
     // More parameters than one launch takes, and of them some that several blocks share.
     let sizes = |index: i64| if index % 9 == 4 { 4096 * 2 + 1 } else { 1 + index % 5 };
     let trained = |launcher: Option<&Arc<dyn Launcher>>| {
@@ -261,11 +250,7 @@ fn adamw_updates_any_number_of_parameters_as_on_the_processor() {
 
 #[test]
 fn many_tensors_are_rounded_and_measured_as_each_by_itself() {
-    let Some(emulator) = Emulator::new() else {
-        println!("skipped: there is no C++ compiler to emulate kernels with");
-        return;
-    };
-    let launcher: Arc<dyn Launcher> = Arc::new(emulator);
+    let Some(launcher) = launcher() else { return };
     let tensor = |index: i64| wave(index, &[1 + index % 3, if index % 20 == 7 { 5000 } else { 1 + index % 7 }]);
     let all: Vec<Tensor> = (0..150).map(|index| tensor(index).to_kind(Kind::Float).set_requires_grad(true)).collect();
 

@@ -110,6 +110,12 @@ impl Error {
         self
     }
 
+    /// The same error, said of `place`: `place: message`.
+    #[must_use]
+    pub fn within(self, place: impl fmt::Display) -> Self {
+        Error { message: format!("{place}: {}", self.message), ..self }
+    }
+
     /// The exit code this error leads to.
     pub fn exit(&self) -> Exit {
         self.exit

@@ -155,7 +155,6 @@ __device__ inline void each(const float (&tiles)[2][4], int lane, Use use) {
   }
 }
 
-template <typename T>
 struct Chunked {
   // What a thread reads of a chunk: its lane in 16 steps of up to four inputs.
   typedef float Column[kSteps];
@@ -166,11 +165,11 @@ struct Chunked {
   __device__ static size_t head(const Arguments& args) {
     return static_cast<size_t>(blockIdx.y) * args.heads + blockIdx.x;
   }
-  typedef T Raw[kSteps];  // the same as it is in memory
+  typedef bf16 Raw[kSteps];  // the same as it is in memory
 
   // Reads without a branch, so that all loads are on their way before the first one is waited for.
   __device__ static void fetch(Raw& to, const Arguments& args, const void* from, int start) {
-    const T* at = static_cast<const T*>(from) + place(args, 0, threadIdx.x % kLanes);
+    const bf16* at = static_cast<const bf16*>(from) + place(args, 0, threadIdx.x % kLanes);
     const int stride = args.heads * kLanes, last = args.time - 1;
 #pragma unroll
     for (int s = 0; s < kSteps; s++) to[s] = at[static_cast<size_t>(min(start + s, last)) * stride];
@@ -188,7 +187,7 @@ struct Chunked {
                                        : n == 5 ? args.b : args.dy;
     const size_t chunks = (args.time + kSteps - 1) / kSteps;
     const float* state = args.border + (head(args) * chunks + start / kSteps) * kLanes * kLanes + 32 * threadIdx.x;
-    if (n < 7) asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const T*>(from) + place(args, t, 0)));
+    if (n < 7) asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const bf16*>(from) + place(args, t, 0)));
     asm volatile("prefetch.global.L2 [%0];" ::"l"(state));
 #endif
   }
@@ -360,7 +359,7 @@ struct Chunked {
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         const int t = start + (lane >> 2) + 8 * half;
-        T* at = static_cast<T*>(to) + place(args, t, first + 8 * n + 2 * (lane & 3));
+        bf16* at = static_cast<bf16*>(to) + place(args, t, first + 8 * n + 2 * (lane & 3));
         if (t < args.time) store_pair(at, tiles[n][2 * half], tiles[n][2 * half + 1]);
       }
     }
@@ -513,7 +512,7 @@ struct Chunked {
           const float decay = in.forgets >> t & 1 ? 0.0f : product - in.asked[t * kWide + j];
           product = decay - in.own[t * kWide + j];
           if (start + t < args.time) {
-            static_cast<T*>(args.dw)[place(args, start + t, j)] = narrow<T>(decay * slope[t]);
+            static_cast<bf16*>(args.dw)[place(args, start + t, j)] = narrow<bf16>(decay * slope[t]);
           }
         }
       }
@@ -614,11 +613,11 @@ struct Chunked {
 
 KERNEL(kThreads, wkv7_chunk_forward_bf16, Arguments) {
   DYNAMIC_SHARED(Forward, inside);
-  Chunked<bf16>::forward(args, inside);
+  Chunked::forward(args, inside);
 }
 KERNEL(kThreads, wkv7_chunk_backward_bf16, Arguments) {
   DYNAMIC_SHARED(Backward, inside);
-  Chunked<bf16>::backward(args, inside);
+  Chunked::backward(args, inside);
 }
 
 // What the host asks for.
